@@ -1,0 +1,5 @@
+"""`python -m svite` is `svite`."""
+
+from svite.cli import main
+
+main()

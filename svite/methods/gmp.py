@@ -1,0 +1,47 @@
+"""Gradual magnitude pruning."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from svite.sparsity.layers import units
+from svite.sparsity.pool import Allocation, together
+from svite.sparsity.rule import Prune
+from svite.sparsity.schedule import cubic, every
+from svite.sparsity.score import magnitude
+from svite.sparsity.sparsifier import Sparsifier
+
+
+def gmp(
+    model: nn.Module,
+    density: float,
+    steps: int,
+    *,
+    interval: int = 100,
+    begin: float = 0.1,
+    until: float = 0.8,
+    allocate: Allocation = together,
+    layers: Sequence[str] | None = None,
+) -> Sparsifier:
+    """Start dense; sparsity rises as s_f (1 - (1 - progress)^3), the smallest weights going first (arXiv 1710.01878).
+
+    Args:
+        model: changed in place.
+        density: kept fraction of the prunable weights in the end, in (0, 1].
+        steps: optimizer steps of the whole training.
+        interval: steps between cuts.
+        begin: share of `steps` before which the model stays dense.
+        until: share of `steps` at which the density is reached.
+        allocate: how density is spread over layers (default: all layers compete).
+        layers: name patterns of the layers to prune (default: all linear and convolution layers).
+
+    Raises:
+        ValueError: density outside (0, 1], or one that would empty a layer; no such layer.
+    """
+    first, last = max(int(begin * steps), 1), max(int(until * steps), 1)
+    return Sparsifier(
+        model,
+        allocate(units(model, layers), density),
+        Prune(magnitude, cubic(0.0, 1.0, end=last, begin=first)),
+        every(interval, until=last, begin=min(first, last)),
+    )

@@ -1,0 +1,63 @@
+"""N:M sparsity, learned from scratch."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from svite.sparsity.cut import n_of_m
+from svite.sparsity.layers import units
+from svite.sparsity.pool import Pool, uniform
+from svite.sparsity.rule import DropGrow
+from svite.sparsity.schedule import cosine, every
+from svite.sparsity.score import gradient, magnitude
+from svite.sparsity.sparsifier import Sparsifier
+
+
+def nm(
+    model: nn.Module,
+    density: float,
+    steps: int,
+    *,
+    m: int = 4,
+    interval: int = 100,
+    fraction: float = 0.5,
+    until: float = 0.75,
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Sparsifier:
+    """`density * m` of every `m` consecutive inputs live, chosen by drop and grow (the pattern: arXiv 2104.08378).
+
+    Without `layers`, a layer whose inputs do not divide by `m` stays dense and is listed so in the summary.
+
+    Args:
+        model: changed in place.
+        density: kept fraction, a whole number of every `m` inputs (2:4 is 0.5).
+        steps: optimizer steps of the whole training.
+        m: inputs a group.
+        interval: steps between updates.
+        fraction: share of the living that the first update replaces.
+        until: share of `steps` at which that share reaches zero.
+        layers: name patterns of the layers to prune; one that does not divide is an error.
+        seed: of the topology.
+
+    Raises:
+        ValueError: a density that is no whole number of `m`; no such layer; a layer asked for that does not divide, or none that does.
+    """
+    n = round(density * m)
+    if not 1 <= n <= m or abs(n - density * m) > 1e-9:
+        raise ValueError(f"A density of {density} is not a whole number of every {m} inputs; 2 of 4 would be 0.5.")
+    cut, end = n_of_m(m), int(until * steps)
+    named = units(model, layers, cut) if layers is not None else None
+    whole = units(model)
+    dense = [] if named else [unit for unit in whole if not cut.fits(unit.shape)]
+    if len(dense) == len(whole):
+        raise ValueError(f"No layer's inputs divide by {m}, as {n}:{m} sparsity needs.")
+    names = [unit.name.removesuffix(".weight") for unit in whole if unit not in dense]
+    sparse = named or units(model, names, cut)
+    return Sparsifier(
+        model,
+        uniform(sparse, n / m) + [Pool((unit,), 1.0) for unit in dense],
+        DropGrow(magnitude, gradient, cosine(fraction, end)),
+        every(interval, until=end),
+        seed=seed,
+    )

@@ -1,0 +1,52 @@
+"""SET: sparse evolutionary training."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from svite.sparsity.layers import units
+from svite.sparsity.pool import Allocation, erk
+from svite.sparsity.rule import DropGrow
+from svite.sparsity.schedule import constant, every
+from svite.sparsity.score import magnitude, random
+from svite.sparsity.sparsifier import Sparsifier
+
+
+def set(
+    model: nn.Module,
+    density: float,
+    steps: int,
+    *,
+    interval: int = 100,
+    fraction: float = 0.3,
+    until: float = 0.8,
+    allocate: Allocation = erk,
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Sparsifier:
+    """Start random and sparse; drop the smallest `fraction` by magnitude, grow as many at random (arXiv 1707.04780).
+
+    The paper updates after each epoch to the end; here until `until * steps`, as the other dynamic methods do, so that
+    the last weights born have time to learn.
+
+    Args:
+        model: changed in place.
+        density: kept fraction of the prunable weights, in (0, 1].
+        steps: optimizer steps of the whole training.
+        interval: steps between updates.
+        fraction: share of the living that an update replaces (the paper's zeta, 0.3).
+        until: share of `steps` after which the topology stays.
+        allocate: how density is spread over layers.
+        layers: name patterns of the layers to prune (default: all linear and convolution layers).
+        seed: of the topology.
+
+    Raises:
+        ValueError: density outside (0, 1] or too low for a layer; no such layer.
+    """
+    return Sparsifier(
+        model,
+        allocate(units(model, layers), density),
+        DropGrow(magnitude, random, constant(fraction)),
+        every(interval, until=int(until * steps)),
+        seed=seed,
+    )

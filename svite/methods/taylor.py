@@ -1,0 +1,46 @@
+"""First-order Taylor pruning."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from svite.sparsity.layers import units
+from svite.sparsity.pool import Allocation, together
+from svite.sparsity.rule import Prune
+from svite.sparsity.schedule import every, linear
+from svite.sparsity.score import taylor as squared_change
+from svite.sparsity.sparsifier import Sparsifier
+
+
+def taylor(
+    model: nn.Module,
+    density: float,
+    *,
+    batches: int = 10,
+    rounds: int = 5,
+    allocate: Allocation = together,
+    layers: Sequence[str] | None = None,
+) -> Sparsifier:
+    """Prune a trained model in `rounds` cuts by (w dL/dw)^2, averaged over `batches` steps (arXiv 1906.10771, section 3).
+
+    Training goes on between the cuts: the score is gathered from the gradients of the next `batches` steps, the
+    density goes down in equal parts, and the last cut is made `rounds * batches` steps from now.
+
+    Args:
+        model: trained; changed in place over the next steps.
+        density: kept fraction of the prunable weights in the end, in (0, 1].
+        batches: steps over which a score is averaged.
+        rounds: cuts.
+        allocate: how density is spread over layers (default: all layers compete).
+        layers: name patterns of the layers to prune (default: all linear and convolution layers).
+
+    Raises:
+        ValueError: density outside (0, 1], or one that would empty a layer; no such layer.
+    """
+    last = batches * rounds
+    return Sparsifier(
+        model,
+        allocate(units(model, layers), density),
+        Prune(squared_change, linear(0.0, 1.0, end=last), batches),
+        every(batches, until=last),
+    )

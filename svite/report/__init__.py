@@ -1,0 +1,22 @@
+"""What was learned: tables, figures and the report, from the small result files in git alone.
+
+Submodules load when they are first asked for, so that a stage that needs one of them
+(the paired intervals of the evaluation, say) neither imports nor depends on the others.
+"""
+
+from importlib import import_module
+
+MODULES = (
+    "attention", "build", "diagram", "figures", "findings", "paired", "results", "schedules",
+    "style", "tables", "topology",
+)  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name in MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *MODULES})

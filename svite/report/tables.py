@@ -1,0 +1,196 @@
+"""The results table, one row a method and sparsity: as numbers, for HTML, the report, the README.
+
+What a reader sees is formatted in one place, so that all of them say the same.
+"""
+
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .findings import findings
+from .results import Results
+from .style import look, sparsity_of
+
+COLUMNS = {
+    "method": "Method", "sparsity": "Sparsity", "nonzero": "Non-zero parameters",
+    "top1": "Top-1 (%)", "top5": "Top-5 (%)", "cost": "Training cost",
+}  # fmt: skip
+MARKS = ("<!-- results -->", "<!-- /results -->")
+NOTE = (
+    "Test accuracy after the last epoch, mean ± standard deviation over {seeds} seeds; the "
+    "highest mean at a sparsity in bold. Training cost: operations relative to the dense run, dense pre-training "
+    "included."
+)
+
+
+def table(results: Results) -> pd.DataFrame:
+    """One row a method and sparsity: means over seeds, and standard deviations where there are."""
+    runs = results.runs.assign(order=results.runs["method"].map(_ranks(results)))
+    groups = runs.groupby(["density", "order", "method"])
+    frame = groups.agg(
+        seeds=("seed", "size"), nonzero=("nonzero", "mean"), parameters=("parameters", "mean"),
+        top1=("top1", "mean"), top1_std=("top1", "std"), top5=("top5", "mean"),
+        top5_std=("top5", "std"), cost=("training_cost", "mean"),
+    )  # fmt: skip
+    frame = frame.reset_index().sort_values(["density", "order"], ascending=[False, True])
+    frame.insert(1, "sparsity", (1 - frame["density"]).round(6))
+    whole = {"nonzero": "int64", "parameters": "int64"}
+    order = ["method", "sparsity", *frame.columns.drop(["method", "sparsity", "order"])]
+    return frame.round({"nonzero": 0, "parameters": 0}).astype(whole)[order].reset_index(drop=True)
+
+
+def _ranks(results: Results) -> dict[str, int]:
+    return {method: rank for rank, method in enumerate(["dense", *results.methods])}
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    """The table as people read it: text in each cell, and what HTML and the report mark it with."""
+    frame = table(results)
+    best = frame.groupby("density")["top1"].transform("max")
+    groups = results.runs.groupby(["method", "density"])
+    return [
+        {
+            "method": look(row.method).label,
+            "color": look(row.method).color,
+            "sparsity": sparsity_of(row.density),
+            "nonzero": f"{row.nonzero:,}",
+            "top1": _spread(row.top1, row.top1_std),
+            "top5": _spread(row.top5, row.top5_std),
+            "cost": f"{row.cost:.2f}×",
+            "best": bool(row.method != "dense" and abs(row.top1 - top) < 1e-9),
+            "command": _command(groups.get_group((row.method, row.density))),
+        }
+        for row, top in zip(frame.itertuples(), best, strict=True)
+    ]
+
+
+def _spread(mean: float, std: float) -> str:
+    """A mean with its standard deviation, which one seed alone has not."""
+    return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def _command(runs: pd.DataFrame) -> str:
+    """What trains the runs of a row: one stage a seed."""
+    first, seeds = runs.iloc[0], ",".join(map(str, runs["seed"]))
+    stem = first["target"].removesuffix(str(first["seed"]))
+    return f"dvc repro {stem}{{{seeds}}}" if len(runs) > 1 else f"dvc repro {first['target']}"
+
+
+def paired_rows(results: Results, against: str) -> list[dict[str, Any]]:
+    """Each method's differences from another, one cell a sparsity."""
+    chosen = results.paired[results.paired["against"] == against]
+    cells = {(row.method, row.density): row for row in chosen.itertuples()}
+    return [
+        {
+            "method": look(method).label,
+            "color": look(method).color,
+            "cells": [_difference(cells.get((method, d))) for d in results.densities],
+        }
+        for method in results.methods
+        if method != against
+    ]
+
+
+def _difference(row: Any) -> dict[str, Any]:
+    """A difference with its interval, and whether the interval leaves out zero."""
+    if row is None:
+        return {"difference": "–", "interval": "", "clear": False}
+    return {
+        "difference": signed(row.difference),
+        "interval": f"{signed(row.low)} to {signed(row.high)}",
+        "clear": bool(row.low > 0 or row.high < 0),
+    }
+
+
+def signed(points: float) -> str:
+    """Points with their sign: -0.5 -> '−0.50', 0.001 -> '0.00'."""
+    text = f"{points:+.2f}".replace("-", "−")
+    return "0.00" if text[1:] == "0.00" else text
+
+
+def save(results: Results, folder: str | Path = "reports/tables") -> pd.DataFrame:
+    """Write the table as results.csv and results.html, and what the report reads as JSON."""
+    folder, frame = Path(folder), table(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.round(6).to_csv(folder / "results.csv", index=False, lineterminator="\n")
+    (folder / "results.html").write_text(html(results), encoding="utf-8")
+    paired = {against: paired_rows(results, against) for against in ("dense", "svite")}
+    for name, value in (
+        ("results", {"rows": rows(results), "note": _note(results)}),
+        ("paired", paired | {"sparsities": [sparsity_of(d) for d in results.densities]}),
+        ("findings", findings(results)),
+    ):
+        exact = json.loads(json.dumps(value), parse_float=lambda number: round(float(number), 6))
+        text = json.dumps(exact, indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    return frame
+
+
+def _note(results: Results) -> str:
+    return NOTE.format(seeds=results.runs["seed"].nunique())
+
+
+def html(results: Results) -> str:
+    """The table as a page of its own."""
+    heads = "".join(f"<th>{name}</th>" for name in COLUMNS.values())
+    body, before = [], None
+    for row in rows(results):
+        start = " class=first" if row["sparsity"] != before else ""
+        before = row["sparsity"]
+        dot = f'<i style="background:{row["color"]}"></i>'
+        cells = [f"<td>{dot}{escape(row['method'])}</td>", *(_cell(row, n) for n in [*COLUMNS][1:])]
+        body.append(f"<tr{start}>{''.join(cells)}</tr>")
+    return PAGE.format(heads=heads, body="\n".join(body), note=escape(_note(results)))
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    text = escape(row[name])
+    return f"<td><b>{text}</b></td>" if name == "top1" and row["best"] else f"<td>{text}</td>"
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Results</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2328; margin: 2.5rem auto; width: max-content; max-width: 94vw; }}
+table {{ border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .32rem 1rem; text-align: right; white-space: nowrap; }}
+th {{ font-weight: 600; border-bottom: 1px solid; }}
+th:first-child, td:first-child {{ text-align: left; padding-left: .4rem; }}
+tr.first td {{ border-top: 1px solid #d5d9de; padding-top: .55rem; }}
+tbody tr:hover {{ background: #f6f7f9; }}
+i {{ display: inline-block; width: .62em; height: .62em; border-radius: 50%; margin-right: .6em; }}
+p {{ color: #68707a; max-width: 46rem; }}
+</style></head><body>
+<table><thead><tr>{heads}</tr></thead>
+<tbody>
+{body}
+</tbody></table>
+<p>{note}</p>
+</body></html>
+"""
+
+
+def markdown(results: Results) -> str:
+    """The table for the README: each row ends with the command that trains its runs."""
+    lines = ["| " + " | ".join([*COLUMNS.values(), "Command"]) + " |", "|:--|--:|--:|--:|--:|--:|:--|"]
+    for row in rows(results):
+        cells = [row[name] for name in COLUMNS]
+        cells[3] = f"**{cells[3]}**" if row["best"] else cells[3]
+        lines.append("| " + " | ".join([*cells, f"`{row['command']}`"]) + " |")
+    verdict = findings(results)["verdict"]
+    return "\n".join([*lines, "", _note(results), *(["", f"**{verdict}**"] if verdict else [])])
+
+
+def update_readme(results: Results, path: str | Path = "README.md") -> str:
+    """Put the table between the README's marks, in place; gives the new text."""
+    path = Path(path)
+    before = path.read_text(encoding="utf-8")
+    between = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
+    if not between.search(before):
+        raise ValueError(f"{path} has no place for the results: a line {MARKS[0]}, then {MARKS[1]}.")
+    text = between.sub(lambda _: f"{MARKS[0]}\n{markdown(results)}\n{MARKS[1]}", before)
+    path.write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,1 @@
+"""Which weights live: schedules, scores, masks, cuts, pools, and the sparsifier that joins them."""

@@ -1,0 +1,41 @@
+"""A sparsifier inside a training loop that is not ours: hooks on the optimizer and on the gradients."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from svite.sparsity.optimizers import mixes_entries, unwrapped
+
+if TYPE_CHECKING:
+    from svite.sparsity.sparsifier import Sparsifier
+
+
+class Attachment:
+    """The hooks; while they are on, the loop calls nothing of the sparsifier itself."""
+
+    def __init__(self, sparsifier: "Sparsifier", optimizer: Optimizer) -> None:
+        inner = unwrapped(optimizer)
+        self._handles = [
+            inner.register_step_pre_hook(lambda *_: sparsifier.prepare_step(inner)),
+            inner.register_step_post_hook(lambda *_: sparsifier.after_step()),
+        ]
+        if not (sparsifier.dense_moments or mixes_entries(inner)):
+            self._handles += [
+                weight.register_post_accumulate_grad_hook(_mask_gradient(sparsifier, name))
+                for name, weight in sparsifier.weights.items()
+            ]
+
+    def remove(self) -> None:
+        """Take every hook off again."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _mask_gradient(sparsifier: "Sparsifier", name: str) -> Callable[[Tensor], None]:
+    def hook(weight: Tensor) -> None:
+        if not sparsifier.wants_dense_gradient:
+            weight.grad.mul_(sparsifier.masks[name])
+
+    return hook

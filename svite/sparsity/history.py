@@ -1,0 +1,78 @@
+"""What happened to a topology: who was born, who died, who ever lived."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from torch import Tensor
+
+from svite.sparsity.mask import pack
+
+Topology = Mapping[str, Bool[Tensor, "arena member"]]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One change of topology: at which step, what share of the living was asked to go, and what came of it."""
+
+    step: int
+    fraction: float
+    density: float
+    alive: int
+    born: int
+    died: int
+    itop: float
+
+
+def _bits(packed: Tensor) -> int:
+    return int(np.bitwise_count(packed.numpy()).sum())
+
+
+class History:
+    """Counts births and deaths of each unit; remembers in one bit a member who ever lived."""
+
+    def __init__(self, alive: Topology) -> None:
+        self.sizes = {name: members.numel() for name, members in alive.items()}
+        self.born = dict.fromkeys(alive, 0)
+        self.died = dict.fromkeys(alive, 0)
+        self.updates: list[Update] = []
+        self._ever = {name: pack(members) for name, members in alive.items()}
+
+    @property
+    def itop(self) -> float:
+        """The in-time over-parameterisation rate: members that ever lived over all members (arXiv 2102.02887)."""
+        return sum(map(_bits, self._ever.values())) / sum(self.sizes.values())
+
+    def ever(self, unit: str) -> float:
+        """The share of a unit's members that ever lived."""
+        return _bits(self._ever[unit]) / self.sizes[unit]
+
+    def record(self, before: Topology, after: Topology, step: int, fraction: float) -> None:
+        """Add one update."""
+        born = {name: int((after[name] & ~before[name]).sum()) for name in after}
+        died = {name: int((before[name] & ~after[name]).sum()) for name in after}
+        for name in after:
+            self.born[name] += born[name]
+            self.died[name] += died[name]
+            self._ever[name] |= pack(after[name])
+        alive = sum(int(members.sum()) for members in after.values())
+        density = alive / sum(self.sizes.values())
+        totals = sum(born.values()), sum(died.values())
+        self.updates.append(Update(step, fraction, density, alive, *totals, self.itop))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        return {
+            "born": dict(self.born),
+            "died": dict(self.died),
+            "updates": [asdict(update) for update in self.updates],
+            "ever": {name: bits.clone() for name, bits in self._ever.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a saved history."""
+        self.born, self.died = dict(state["born"]), dict(state["died"])
+        self.updates = [Update(**update) for update in state["updates"]]
+        self._ever = {name: bits.clone() for name, bits in state["ever"].items()}

@@ -1,0 +1,63 @@
+"""Finding the weight matrices of a model, by name."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from svite.sparsity.cut import Cut, Unit, element
+
+_WRAPPERS = frozenset({"module", "_orig_mod"})
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what DDP and torch.compile put in front.
+
+    >>> plain_name("module._orig_mod.blocks.0.attn.qkv.weight")
+    'blocks.0.attn.qkv.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter by its plain name."""
+    return {plain_name(name): parameter for name, parameter in model.named_parameters()}
+
+
+def weights(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Parameter]:
+    """The weights of all linear and convolution layers, or of those whose module name matches a pattern of `layers`.
+
+    Raises ValueError for a model without such a layer and for a pattern that matches none.
+    """
+    found = {
+        plain_name(f"{name}.weight"): module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    }
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no prunable layer; it needs at least one linear or convolution layer."
+        )
+    if layers is None:
+        return found
+    names = {name.removesuffix(".weight"): name for name in found}
+    matched = {pattern: [names[name] for name in names if fnmatchcase(name, pattern)] for pattern in layers}
+    missing = [pattern for pattern, hits in matched.items() if not hits]
+    if missing or not matched:
+        asked = ", ".join(missing) or "nothing"
+        raise ValueError(f"No prunable layer is called {asked}; the model has {', '.join(names)}.")
+    chosen = {name for hits in matched.values() for name in hits}
+    return {name: weight for name, weight in found.items() if name in chosen}
+
+
+def units(model: nn.Module, layers: Sequence[str] | None = None, cut: Cut | None = None) -> list[Unit]:
+    """One unit a weight, cut the same way (default: every weight by itself).
+
+    Raises ValueError naming the layers that the cut does not divide.
+    """
+    cut = cut or element()
+    found = weights(model, layers)
+    uneven = [name for name, weight in found.items() if not cut.fits(weight.shape)]
+    if uneven:
+        raise ValueError(f"'{cut.pattern}' does not divide {', '.join(uneven)}; leave these out of `layers`.")
+    return [Unit.of(name, [(name, cut)], found) for name in found]

@@ -1,0 +1,66 @@
+"""Exact selection: boolean masks over (arena, member) scores, and their packing into bits."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+
+def count(density: float, members: int) -> int:
+    """How many of `members` live at `density`: the nearest whole number, halves up.
+
+    >>> count(0.5, 5)
+    3
+    """
+    return math.floor(density * members + 0.5)
+
+
+def top(scores: Float[Tensor, "arena member"], keep: int) -> Bool[Tensor, "arena member"]:
+    """Exactly `keep` highest scores of each arena; ties go to the lower index.
+
+    >>> top(torch.tensor([[1.0, 3.0, 3.0, 3.0]]), 2).tolist()
+    [[False, True, True, False]]
+    """
+    members = scores.shape[1]
+    if keep <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    if keep >= members:
+        return torch.ones_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(members - keep + 1, dim=1, keepdim=True).values
+    above = scores > threshold
+    ties = scores == threshold
+    wanted = keep - above.sum(1, keepdim=True)
+    if bool((ties.sum(1, keepdim=True) == wanted).all()):
+        return above | ties
+    return above | (ties & (ties.cumsum(1) <= wanted))
+
+
+def survivors(
+    scores: Float[Tensor, "arena member"], alive: Bool[Tensor, "arena member"], keep: int
+) -> Bool[Tensor, "arena member"]:
+    """The `keep` best of those alive, fewer where fewer are alive; the dead stay dead."""
+    return top(scores.masked_fill(~alive, -torch.inf), keep) & alive
+
+
+def newborn(
+    scores: Float[Tensor, "arena member"], alive: Bool[Tensor, "arena member"], births: int
+) -> Bool[Tensor, "arena member"]:
+    """The `births` best of those not alive, fewer where fewer are dead."""
+    return survivors(scores, ~alive, births)
+
+
+def pack(alive: Bool[Tensor, "..."]) -> UInt8[Tensor, " bytes"]:
+    """One bit a member, in row-major order."""
+    return torch.from_numpy(np.packbits(alive.cpu().numpy().reshape(-1)))
+
+
+def unpack(bits: UInt8[Tensor, " bytes"], shape: tuple[int, ...]) -> Bool[Tensor, "..."]:
+    """The inverse of `pack`.
+
+    >>> unpack(pack(torch.tensor([[True, False, True]])), (1, 3)).tolist()
+    [[True, False, True]]
+    """
+    flat = np.unpackbits(bits.cpu().numpy(), count=math.prod(shape))
+    return torch.from_numpy(flat.astype(bool).reshape(shape))

@@ -1,0 +1,48 @@
+"""What a topology asks of an optimizer: masked or dense gradients, and fresh state for what was born.
+
+Element-wise optimizers get masked gradients, so a dead weight's moments stay zero. Optimizers that mix the entries of
+a matrix get the dense gradient: masking it ruins Muon, whose orthogonalisation amplifies what was cut. State of another
+shape than its parameter (the factored moments of Adafactor, Kron's preconditioners) is left as it is.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+MIXING = frozenset({"Kron", "Muon"})
+ELEMENTWISE = frozenset(
+    {
+        *("Adafactor", "AdafactorBigVision", "Adagrad", "Adam", "Adamax", "AdamW", "AdamWLegacy", "Adan", "AdaBelief"),
+        *("Lamb", "LaProp", "Lars", "Lion", "NAdam", "NAdamW", "NAdamLegacy", "RAdam", "RAdamLegacy", "RMSprop"),
+        *("RMSpropTF", "SGD", "SGDW"),
+    }
+)
+
+
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside Accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def mixes_entries(optimizer: Optimizer) -> bool:
+    """Whether an update of one weight depends on the gradients of others.
+
+    Raises ValueError, by name, for an optimizer of which this is not known.
+    """
+    name = type(unwrapped(optimizer)).__name__
+    if name not in MIXING | ELEMENTWISE:
+        known = ", ".join(sorted(MIXING | ELEMENTWISE))
+        raise ValueError(f"{name} is not known to keep dead weights dead; use one of {known}.")
+    return name in MIXING
+
+
+@torch.no_grad()
+def keep_state(optimizer: Optimizer, keep: Mapping[Tensor, Tensor]) -> None:
+    """Zero every state tensor of a parameter's own shape where `keep` is false."""
+    states = unwrapped(optimizer).state
+    for parameter, kept in keep.items():
+        for value in states.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value.mul_(kept)

@@ -1,0 +1,84 @@
+"""Pools: which units compete together, and how many members of each live."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from svite.sparsity.cut import Unit
+from svite.sparsity.mask import count
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Units that compete together, and the fraction of their members that lives in the end."""
+
+    units: tuple[Unit, ...]
+    density: float
+
+    @property
+    def members(self) -> int:
+        """Members of one arena of the pool."""
+        return sum(unit.members for unit in self.units)
+
+    def keep(self, density: float) -> int:
+        """How many members of each arena live at `density`."""
+        return count(density, self.members)
+
+
+Allocation = Callable[[Sequence[Unit], float], list[Pool]]
+
+
+def checked_density(density: float) -> float:
+    """`density` itself; ValueError outside (0, 1]."""
+    if not 0 < density <= 1:
+        raise ValueError(f"The density is {density}; it must lie above 0 and at most at 1.")
+    return density
+
+
+def checked(pools: list[Pool]) -> list[Pool]:
+    """The pools themselves; ValueError naming the units that would be left without a weight."""
+    empty = [unit.name for pool in pools for unit in pool.units if pool.keep(pool.density) < len(pool.units)]
+    if empty:
+        raise ValueError(
+            f"The density leaves no weight in {', '.join(empty)}; ask for a higher density, or leave these out of `layers`."
+        )
+    return pools
+
+
+def uniform(units: Sequence[Unit], density: float) -> list[Pool]:
+    """Every unit at the same density."""
+    return checked([Pool((unit,), checked_density(density)) for unit in units])
+
+
+def together(units: Sequence[Unit], density: float) -> list[Pool]:
+    """One pool of all units: the best members of the whole model live.
+
+    Raises ValueError for units of several arenas, whose counts are fixed by their cut.
+    """
+    several = [unit.name for unit in units if unit.arenas > 1]
+    if several:
+        raise ValueError(
+            f"{several[0]} is cut into {units[0].arenas} arenas; its members can't compete with other layers."
+        )
+    return checked([Pool(tuple(units), checked_density(density))])
+
+
+def erk(units: Sequence[Unit], density: float) -> list[Pool]:
+    """Erdos-Renyi-kernel densities: layer l gets eps * sum(shape) / prod(shape), at most 1 (arXiv 1911.11134, section 3).
+
+    Layers that would pass 1 are dense, largest ratio first, and eps is solved again until the asked total fits.
+    """
+    checked_density(density)
+    raw = {unit.name: sum(unit.shape) / prod(unit.shape) for unit in units}
+    dense: set[str] = set()
+    while True:
+        sparse = [unit for unit in units if unit.name not in dense]
+        if not sparse:
+            break
+        budget = density * sum(unit.size for unit in units) - sum(unit.size for unit in units if unit.name in dense)
+        scale = budget / sum(raw[unit.name] * unit.size for unit in sparse)
+        largest = max(raw[unit.name] for unit in sparse)
+        if scale * largest <= 1:
+            break
+        dense |= {unit.name for unit in sparse if raw[unit.name] == largest}
+    return checked([Pool((unit,), 1.0 if unit.name in dense else scale * raw[unit.name]) for unit in units])

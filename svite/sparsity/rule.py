@@ -1,0 +1,84 @@
+"""The two rules of change: `Prune` never revives, `DropGrow` never changes density."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from svite.sparsity import score
+from svite.sparsity.mask import newborn, survivors, top
+from svite.sparsity.pool import Pool
+from svite.sparsity.schedule import Schedule, constant
+
+Alive = Bool[Tensor, "arena member"]
+Scores = Float[Tensor, "arena member"]
+
+
+def exact_start(random: Scores, pool: Pool) -> Alive:
+    """A random topology that holds the pool's density to one member."""
+    return top(random, pool.keep(pool.density))
+
+
+def bernoulli_start(random: Scores, pool: Pool) -> Alive:
+    """Each member lives with the pool's probability: right in expectation only, as the reference code draws it."""
+    return random < pool.density
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Keep the best by `score`; `ramp` goes from 0 (dense) to 1 (the pool's density).
+
+    The score is averaged over the last `batches` steps before an update.
+    """
+
+    score: score.Score
+    ramp: Schedule = constant(1.0)
+    batches: int = 1
+
+    @property
+    def scores(self) -> tuple[score.Score, ...]:
+        """What has to be evaluated at an update, in the order that `select` takes."""
+        return (self.score,)
+
+    def start(self, random: Scores, pool: Pool) -> Alive:
+        """All alive."""
+        return torch.ones_like(random, dtype=torch.bool)
+
+    def select(self, pool: Pool, alive: Alive, scores: Sequence[Scores], step: int) -> Alive:
+        """The members that live from `step` on."""
+        density = 1 - (1 - pool.density) * self.ramp(step)
+        return survivors(scores[0], alive, pool.keep(density))
+
+    def fraction(self, step: int) -> float:
+        """The share of the living that an update replaces: none."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class DropGrow:
+    """Drop the `fraction` of the living that is worst by `drop`, grow as many by `grow`.
+
+    What was just dropped may grow again at once, and then was alive throughout (as in RigL and SViTE).
+    """
+
+    drop: score.Score
+    grow: score.Score
+    fraction: Schedule
+    start: Callable[[Scores, Pool], Alive] = exact_start
+    batches: int = 1
+
+    @property
+    def scores(self) -> tuple[score.Score, ...]:
+        """What has to be evaluated at an update, in the order that `select` takes."""
+        return (self.drop, self.grow)
+
+    def select(self, pool: Pool, alive: Alive, scores: Sequence[Scores], step: int) -> Alive:
+        """The members that live from `step` on; as many as before in each arena."""
+        if pool.density == 1:
+            return alive
+        living = int(alive[0].sum())
+        births = int(self.fraction(step) * living + 0.5)
+        kept = survivors(scores[0], alive, living - births)
+        return kept | newborn(scores[1], kept, births)

@@ -1,0 +1,67 @@
+"""How much and when: functions from the optimizer step to a value, and from the step to yes or no."""
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+Trigger = Callable[[int], bool]
+
+
+def constant(value: float) -> Schedule:
+    """The same value at every step.
+
+    >>> constant(0.3)(17)
+    0.3
+    """
+    return lambda step: value
+
+
+def _progress(step: int, begin: int, end: int) -> float:
+    return min(max((step - begin) / max(end - begin, 1), 0.0), 1.0)
+
+
+def linear(start: float, stop: float, end: int, begin: int = 0) -> Schedule:
+    """From `start` at step `begin` in a straight line to `stop` at step `end`, constant outside.
+
+    >>> linear(0.0, 1.0, end=10)(5)
+    0.5
+    """
+    return lambda step: start + (stop - start) * _progress(step, begin, end)
+
+
+def cosine(start: float, end: int, stop: float = 0.0) -> Schedule:
+    """Half a cosine from `start` at step 0 to `stop` at step `end` (arXiv 2106.04533, section 3.1).
+
+    >>> round(cosine(0.5, end=80)(40), 3)
+    0.25
+    """
+    return lambda step: stop + (start - stop) / 2 * (1 + math.cos(math.pi * _progress(step, 0, end)))
+
+
+def cubic(start: float, stop: float, end: int, begin: int = 0) -> Schedule:
+    """Fast at first, slow at last: the ramp of gradual magnitude pruning (arXiv 1710.01878, equation 1).
+
+    >>> round(cubic(0.0, 0.9, end=100)(50), 4)
+    0.7875
+    """
+    return lambda step: stop + (start - stop) * (1 - _progress(step, begin, end)) ** 3
+
+
+def every(interval: int, until: int, begin: int | None = None) -> Trigger:
+    """True at `begin` (default: the first multiple of `interval`), each `interval` steps after it, and at `until`.
+
+    Raises ValueError for an interval below one.
+    """
+    if interval < 1:
+        raise ValueError(f"The update interval is {interval} steps; it must be at least 1.")
+    first = interval if begin is None else begin
+
+    def due(step: int) -> bool:
+        return first <= step <= until and ((step - first) % interval == 0 or step == until)
+
+    return due
+
+
+def once(step: int = 0) -> Trigger:
+    """True at one step only; 0 is the moment of construction."""
+    return lambda now: now == step

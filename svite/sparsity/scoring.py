@@ -1,0 +1,79 @@
+"""Scores of a model's members: now, or averaged over the last batches."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from svite.sparsity.cut import Unit
+from svite.sparsity.score import NEEDS_GRADIENT, Evidence, Score
+
+
+def seeded(seed: int, step: int, name: str) -> torch.Generator:
+    """A generator that is a function of its arguments, so that no random state is kept and all ranks draw alike."""
+    digest = hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+class Scorer:
+    """Evaluates scores of units, and keeps running sums of those that are averaged over batches."""
+
+    def __init__(self, units: Mapping[str, Unit], weights: Mapping[str, Tensor], seed: int) -> None:
+        self.units, self.weights, self.seed = units, weights, seed
+        self._sums: dict[str, dict[str, Tensor]] = {}
+        self._batches = 0
+
+    @torch.no_grad()
+    def now(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
+        """The score of a unit's members from its present weights and gradients."""
+        values = {
+            name: score(Evidence(self.weights[name].detach(), self.weights[name].grad, seeded(self.seed, step, name)))
+            for name, _ in self.units[unit].parts
+        }
+        return self.units[unit].gather(values)
+
+    def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
+        """The mean over the batches gathered so far, or the present score if none were."""
+        sums = self._sums.get(score.__name__)
+        return sums[unit] / self._batches if sums else self.now(score, unit, step)
+
+    def gather(self, scores: tuple[Score, ...], step: int) -> None:
+        """Add the present values of the scores that look at gradients."""
+        self._batches += 1
+        for score in NEEDS_GRADIENT.intersection(scores):
+            sums = self._sums.setdefault(score.__name__, {})
+            for unit in self.units:
+                value = self.now(score, unit, step)
+                sums[unit] = sums[unit].add_(value) if unit in sums else value
+
+    def forget(self) -> None:
+        """Start the averages anew."""
+        self._sums, self._batches = {}, 0
+
+    def gradients_are_finite(self) -> bool:
+        """Whether every gradient there is holds finite numbers only."""
+        return all(bool(w.grad.isfinite().all()) for w in self.weights.values() if w.grad is not None)
+
+    def require_gradients(self, scores: tuple[Score, ...]) -> None:
+        """ValueError naming a weight without the gradient that one of the scores looks at."""
+        asking = [score.__name__ for score in scores if score in NEEDS_GRADIENT]
+        missing = [name for name, weight in self.weights.items() if weight.grad is None]
+        if asking and missing:
+            raise ValueError(
+                f"{missing[0]} has no gradient, which the score '{asking[0]}' needs; "
+                "run a backward pass through every prunable layer first."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running sums."""
+        sums = {score: {unit: value.clone() for unit, value in sums.items()} for score, sums in self._sums.items()}
+        return {"sums": sums, "batches": self._batches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with saved sums."""
+        device = next(iter(self.weights.values())).device
+        self._sums = {s: {unit: v.to(device) for unit, v in sums.items()} for s, sums in state["sums"].items()}
+        self._batches = state["batches"]

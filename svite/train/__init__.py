@@ -1,0 +1,3 @@
+"""One training run: data, loop, checkpoints, results."""
+
+import svite._torchvision  # noqa: F401  (before timm)

@@ -1,0 +1,159 @@
+"""Images in memory: read by timm's readers, split once, augmented as a function of the step."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from timm.data import create_dataset
+from torch import Tensor
+
+from svite.sparsity.scoring import seeded
+from svite.study import Recipe
+from svite.train.files import sha256
+
+CHECKSUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and the class of each."""
+
+    images: UInt8[Tensor, "image channel height width"]
+    labels: Int[Tensor, " image"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, images: int | None) -> "Split":
+        """The first so many images (readers sort by class, so they are taken evenly over the split)."""
+        if images is None or images >= len(self):
+            return self
+        chosen = torch.linspace(0, len(self) - 1, images).long()
+        return Split(self.images[chosen], self.labels[chosen])
+
+
+def check(folder: str | Path) -> None:
+    """Compare a data folder with its SHA256SUMS, if it has one.
+
+    Raises FileNotFoundError for a missing folder or file, ValueError for a damaged file; both say how to get it back.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The data folder '{folder}' is missing; `dvc pull` brings it back.")
+    sums = folder / CHECKSUMS
+    for line in sums.read_text().splitlines() if sums.is_file() else ():
+        expected, name = line.split()
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing; `dvc checkout --force` or `dvc pull` brings it back.")
+        if sha256(folder / name) != expected:
+            raise ValueError(
+                f"{folder / name} is damaged (its checksum differs); delete it and run `dvc checkout --force`."
+            )
+
+
+def read(path: Path, channels: int, size: int) -> Split:
+    """Decode a tar file or a folder of class folders into memory, resized to `size` pixels a side."""
+    mode = {1: "L", 3: "RGB"}[channels]
+    dataset = create_dataset("", root=str(path), search_split=False)
+    images, labels = [], []
+    for image, label in dataset:
+        image = image.convert(mode)
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        images.append(np.asarray(image).reshape(size, size, channels))
+        labels.append(label)
+    return Split(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
+
+
+class Data:
+    """A data folder with `train`, `validation` and `test`, each a tar file or a folder of class folders.
+
+    Without `validation`, a tenth of each training class is held out, chosen by a fixed seed. The test split is read only
+    when it is asked for.
+
+    Raises FileNotFoundError or ValueError for missing or damaged data.
+    """
+
+    def __init__(self, folder: str | Path, channels: int = 1, size: int = 28) -> None:
+        check(folder)
+        self.folder, self.channels, self.size = Path(folder), channels, size
+
+    def _path(self, split: str) -> Path | None:
+        candidates = (self.folder / f"{split}.tar", self.folder / split)
+        return next((path for path in candidates if path.exists()), None)
+
+    def _read(self, split: str) -> Split:
+        path = self._path(split)
+        if path is None:
+            raise FileNotFoundError(f"{self.folder} has no '{split}.tar' and no folder '{split}'.")
+        return read(path, self.channels, self.size)
+
+    @cached_property
+    def _training(self) -> tuple[Split, Split]:
+        train = self._read("train")
+        if self._path("validation") is not None:
+            return train, self._read("validation")
+        held = torch.zeros(len(train), dtype=torch.bool)
+        for label in train.labels.unique().tolist():
+            members = (train.labels == label).nonzero().flatten()
+            order = torch.randperm(len(members), generator=seeded(0, 0, f"validation/{label}"))
+            held[members[order[: len(members) // 10]]] = True
+        parts = [Split(train.images[chosen], train.labels[chosen]) for chosen in (~held, held)]
+        return parts[0], parts[1]
+
+    @property
+    def train(self) -> Split:
+        """What weights are learned from."""
+        return self._training[0]
+
+    @property
+    def validation(self) -> Split:
+        """What choices are made on."""
+        return self._training[1]
+
+    @cached_property
+    def test(self) -> Split:
+        """What is looked at once, in the end."""
+        return self._read("test")
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over the training images, pixels in 0..1."""
+        pixels = self.train.images.double() / 255
+        shape = (1, self.channels, 1, 1)
+        return pixels.mean((0, 2, 3)).float().view(shape), pixels.std((0, 2, 3)).float().view(shape)
+
+    def normalised(
+        self, images: UInt8[Tensor, "image channel height width"]
+    ) -> Float[Tensor, "image channel height width"]:
+        """Images as a model sees them."""
+        mean, deviation = self.moments
+        return (images.float() / 255 - mean) / deviation
+
+
+def augmented(
+    pixels: UInt8[Tensor, "image channel height width"], recipe: Recipe, generator: torch.Generator
+) -> UInt8[Tensor, "image channel height width"]:
+    """Turn, zoom and shift each image by its own random amount; black comes in from outside."""
+    count = len(pixels)
+
+    def amount(limit: float) -> Tensor:
+        return (torch.rand(count, generator=generator) * 2 - 1) * limit
+
+    angle, scale = amount(math.radians(recipe.rotate)), 1 + amount(recipe.zoom)
+    across, down = (amount(recipe.shift * 2 / side) for side in (pixels.shape[3], pixels.shape[2]))
+    rows = [[angle.cos() * scale, -angle.sin() * scale, across], [angle.sin() * scale, angle.cos() * scale, down]]
+    transform = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    grid = F.affine_grid(transform, list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels.float(), grid, align_corners=False).round_().to(torch.uint8)
+
+
+def order(images: int, seed: int, epoch: int) -> Int[Tensor, " image"]:
+    """The order in which an epoch visits the training images: a function of seed and epoch."""
+    return torch.randperm(images, generator=seeded(seed, epoch, "order"))

@@ -1,0 +1,117 @@
+"""A run from its parameters to its files: train, or go on training, and write what came of it."""
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from svite.sparsity.history import Update
+from svite.study import HALF, Run, Study
+from svite.train.data import CHECKSUMS, Data
+from svite.train.files import sha256, write
+from svite.train.loop import Loop, Trained
+from svite.train.store import load_model, save_model
+from svite.vit.cost import macs
+
+
+def data_for(run: Run, folder: str | Path) -> Data:
+    """The data folder, read as the run's model wants it."""
+    arguments = run.model.arguments
+    return Data(folder, channels=arguments.get("in_chans", 3), size=arguments.get("img_size", 224))
+
+
+def identity(run: Run, data: Data, start: str | Path | None) -> str:
+    """What a result is a function of, in sixteen letters: another identity never resumes this run's checkpoint."""
+    sums = data.folder / CHECKSUMS
+    parts = [run.model_dump_json(), sums.read_text() if sums.exists() else str(data.folder)]
+    parts += [sha256(start)] if start else []
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def train(run: Run, data: Data, folder: str | Path = "scratch", start: str | Path | None = None) -> Trained:
+    """Train a run and write its model, metrics and curves below `folder`.
+
+    A run that was stopped goes on from its checkpoint in `.scratch`; a finished one leaves none.
+
+    Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`, before anything is written.
+    """
+    folder = Path(folder)
+    loop = Loop(run, data, start)
+    checkpoint = folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
+    trained = loop.fit(checkpoint)
+    if loop.accelerator.is_main_process:
+        write_results(trained, folder, start)
+        checkpoint.unlink(missing_ok=True)
+    return trained
+
+
+def measured(trained: Trained, start: str | Path | None) -> dict[str, Any]:
+    """The numbers of a run: accuracy on validation images, size, and cost with the dense pre-training included."""
+    run, last, model = trained.run, trained.epochs[-1], trained.model
+    dense = 3 * macs(model).total()
+    before = json.loads(_metrics_beside(start).read_text()) if start else {"images_seen": 0}
+    charged = trained.images + before["images_seen"]
+    parameters = sum(p.numel() for p in model.parameters())
+    dead = sum(int((~alive).sum()) for alive in trained.sparsifier.masks.values()) if trained.sparsifier else 0
+    return {
+        "method": run.method,
+        "density": run.density,
+        "seed": run.seed,
+        "validation_top1": round(last["validation_top1"], 6),
+        "validation_loss": last["validation_loss"],
+        "density_achieved": last["density"],
+        "parameters": parameters,
+        "nonzero": parameters - dead,
+        "epochs": len(trained.epochs),
+        "images_seen": trained.images,
+        "images_charged": charged,
+        "forward_macs": dense / 3,
+        "training_cost": (trained.macs + dense * before["images_seen"]) / (dense * charged),
+    }
+
+
+def _metrics_beside(model: str | Path) -> Path:
+    model = Path(model)
+    return model.parent.parent / "metrics" / "train" / f"{model.stem}.json"
+
+
+def write_results(trained: Trained, folder: Path, start: str | Path | None) -> None:
+    """Model, metrics and curves, each whole or not at all."""
+    key, sparsifier = trained.run.key, trained.sparsifier
+    save_model(folder / "models" / f"{key}.safetensors", trained.model, trained.run, sparsifier and sparsifier.masks)
+    write(folder / "metrics" / "train" / f"{key}.json", json.dumps(measured(trained, start), indent=1) + "\n")
+    tables = {"epochs": pd.DataFrame(trained.epochs)}
+    if sparsifier:
+        tables["updates"] = pd.DataFrame(sparsifier.updates, columns=[field.name for field in fields(Update)])
+        tables["layers"] = sparsifier.summary()
+    for name, table in tables.items():
+        write(folder / "curves" / name / f"{key}.csv", table.to_csv(index=False, float_format="%.8g"))
+
+
+def ensure(run: Run, data: Data, folder: str | Path = "scratch", start: str | Path | None = None) -> Path:
+    """The file of a run's model below `folder`; trained now where it is missing or another run's.
+
+    In the pipeline it is always there. A notebook opened by itself makes the small models that it needs.
+    """
+    path = Path(folder) / "models" / f"{run.key}.safetensors"
+    if not path.exists() or load_model(path)[1] != run:
+        train(run, data, folder, start)
+    return path
+
+
+def half_of(run: Run) -> Run:
+    """The dense run, on half the budget, that a method starts from."""
+    return Run(method=HALF, seed=run.seed, model=run.model, recipe=run.recipe)
+
+
+def ensure_all(study: Study, data: Data, folder: str | Path = "scratch") -> list[str]:
+    """The keys of every run that is evaluated: the grid and the pair of attention figures, each made if it is missing."""
+    made = {"model": study.model, "recipe": study.recipe}
+    keys = []
+    for run in study.grid.runs(**made):
+        start = ensure(half_of(run), data, folder) if run.method in study.grid.pretrained else None
+        keys.append(ensure(run, data, folder, start).stem)
+    return keys + [ensure(run, data_for(run, data.folder), folder).stem for run in study.pair.runs]

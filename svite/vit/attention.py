@@ -1,0 +1,66 @@
+"""What a Vision Transformer attends to."""
+
+import torch
+from jaxtyping import Float
+from timm.layers import Attention
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def _probabilities(
+    attention: Attention, tokens: Float[Tensor, "image token width"]
+) -> Float[Tensor, "head token token"]:
+    """Attention probabilities of one layer, summed over the images."""
+    images, length, _ = tokens.shape
+    qkv = attention.qkv(tokens).view(images, length, 3, attention.num_heads, attention.head_dim)
+    query, keys, _ = qkv.permute(2, 0, 3, 1, 4)
+    query, keys = attention.q_norm(query), attention.k_norm(keys)
+    return (query @ keys.transpose(-2, -1) * attention.scale).softmax(-1).sum(0)
+
+
+def attention_maps(
+    model: nn.Module, images: Float[Tensor, "image channel height width"], batch: int = 64
+) -> list[Float[Tensor, "head token token"]]:
+    """Mean attention probabilities over `images`: one (heads, tokens, tokens) tensor a layer, rows summing to one.
+
+    Row q of a map is how token q looks at all tokens, prefix tokens first.
+
+    Raises ValueError for a model without timm's `Attention` layers.
+    """
+    layers = [module for module in model.modules() if isinstance(module, Attention)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no timm Attention layer to look at.")
+    sums: dict[Attention, Tensor] = {}
+
+    def look(layer: Attention, inputs: tuple[Tensor, ...]) -> None:
+        seen = _probabilities(layer, inputs[0])
+        sums[layer] = sums[layer] + seen if layer in sums else seen
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            for part in images.split(batch):
+                model(part)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return [sums[layer] / len(images) for layer in layers]
+
+
+def centre_patch_maps(
+    model: nn.Module, images: Float[Tensor, "image channel height width"]
+) -> Float[Tensor, "layer head row column"]:
+    """How the patch in the centre looks at all patches: the maps of the SViTE paper's figure 8.
+
+    Raises ValueError for layers with different numbers of heads.
+    """
+    height, width = model.patch_embed.grid_size
+    prefix = model.num_prefix_tokens
+    centre = prefix + (height // 2) * width + width // 2
+    maps = attention_maps(model, images)
+    if len({len(layer) for layer in maps}) > 1:
+        raise ValueError("The layers have different numbers of heads; draw `attention_maps` layer by layer.")
+    return torch.stack([layer[:, centre, prefix:] for layer in maps]).unflatten(-1, (height, width))

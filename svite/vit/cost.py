@@ -1,0 +1,93 @@
+"""What a model costs: parameters, non-zeros, multiply-accumulates, bytes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from timm.layers import Attention
+from torch import Tensor, nn
+
+from svite.sparsity.layers import plain_name
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one image's forward pass: how often each weight is used, and what attention adds."""
+
+    uses: Mapping[str, int]
+    sizes: Mapping[str, int]
+    attention: int
+
+    def total(self, densities: Mapping[str, float] | None = None) -> float:
+        """All of them, with weights kept at `densities` (by name; dense where not named)."""
+        densities = densities or {}
+        linear = sum(self.sizes[name] * uses * densities.get(name, 1.0) for name, uses in self.uses.items())
+        return linear + self.attention
+
+
+def macs(model: nn.Module) -> Macs:
+    """Counted analytically, for torch's own counter sees no attention on a CPU (DeiT-Small: 4.241 + 0.358 = 4.599 G).
+
+    Runs one blank image through the model to learn how many positions each layer sees.
+    """
+    uses: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    attention = 0
+
+    def count_layer(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, _: tuple, output: Tensor) -> None:
+            channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
+            uses[name] = uses.get(name, 0) + output.numel() // channels
+            sizes[name] = layer.weight.numel()
+
+        return hook
+
+    def count_attention(layer: Attention, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        nonlocal attention
+        attention += 2 * layer.num_heads * layer.head_dim * inputs[0].shape[1] ** 2
+
+    hooks = [
+        module.register_forward_hook(count_layer(plain_name(f"{name}.weight")))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    hooks += [m.register_forward_hook(count_attention) for m in model.modules() if isinstance(m, Attention)]
+    training, first = model.training, next(model.parameters())
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *_input_shape(model), device=first.device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return Macs(uses, sizes, attention)
+
+
+def _input_shape(model: nn.Module) -> tuple[int, int, int]:
+    return model.patch_embed.proj.in_channels, *model.patch_embed.img_size
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, those that are not zero, dense and sparse multiply-accumulates of one image, and bytes as stored."""
+
+    parameters: int
+    nonzero: int
+    macs: float
+    sparse_macs: float
+    bytes: int
+
+
+def cost(model: nn.Module) -> Cost:
+    """Count a model as it stands; zeros count as absent in `nonzero` and `sparse_macs` only."""
+    parameters = {plain_name(name): parameter.detach() for name, parameter in model.named_parameters()}
+    nonzero = {name: int(parameter.count_nonzero()) for name, parameter in parameters.items()}
+    counted = macs(model)
+    densities = {name: nonzero[name] / parameters[name].numel() for name in counted.uses}
+    return Cost(
+        parameters=sum(p.numel() for p in parameters.values()),
+        nonzero=sum(nonzero.values()),
+        macs=counted.total(),
+        sparse_macs=counted.total(densities),
+        bytes=sum(value.numel() * value.element_size() for value in model.state_dict().values()),
+    )
