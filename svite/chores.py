@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from svite import notebooks
-from svite.pipeline import PipelineError, dvc_environment
+from svite.pipeline import PipelineError, alone, dvc_environment
 
 SMOKE = Path(".scratch/smoke")
 IDLE = "Everything is up to date."
@@ -31,13 +31,12 @@ def git(*arguments: str, cwd: str | Path = ".") -> str:
 
 
 def shrink(params: dict) -> dict:
-    """The same study at toy size: every method, at two densities and two seeds, very briefly."""
+    """The same study at toy size: every method, at two densities and one seed, very briefly."""
     small = copy.deepcopy(params)
     for part in (small, small["pair"]):
         part["recipe"] |= {"epochs": 2, "images": 256, "interval": 2}
-    for axis in ("densities", "seeds"):
-        values = small["grid"][axis]
-        small["grid"][axis] = values[:1] + values[1:][-1:]
+    densities, seeds = small["grid"]["densities"], small["grid"]["seeds"]
+    small["grid"] |= {"densities": [*{densities[0]: 0, densities[-1]: 0}], "seeds": seeds[:1]}
     return small
 
 
@@ -65,16 +64,19 @@ def toy_copy(target: Path) -> None:
 
 def smoke(jobs: int, twice: bool) -> None:
     """Run the whole pipeline at toy size in .scratch/smoke; `twice`: again, for nothing to do."""
-    toy_copy(SMOKE)
+    with alone(SMOKE.with_suffix(".lock")):
+        toy_copy(SMOKE)
+        if repro_in(SMOKE, jobs).returncode:
+            raise PipelineError(f"The toy study failed; what it left lies in {SMOKE}.")
+        if twice and IDLE not in (said := repro_in(SMOKE, jobs, stdout=subprocess.PIPE).stdout):
+            raise PipelineError(f"The second run should find nothing to do, but: {said}")
+
+
+def repro_in(place: Path, jobs: int, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`svite repro` of another working tree, with that tree's svite."""
     command = [sys.executable, "-m", "svite", "repro", "--jobs", str(jobs)]
-    environment = os.environ | {"PYTHONPATH": str(SMOKE.absolute())}  # the copy's svite, not ours
-    if subprocess.run(command, cwd=SMOKE, env=environment).returncode:
-        raise PipelineError(f"The toy study failed; what it left lies in {SMOKE}.")
-    if twice:
-        again = subprocess.run(command, cwd=SMOKE, env=environment, capture_output=True, text=True)
-        if IDLE not in again.stdout:
-            raise PipelineError(f"The second run should find nothing to do, but: {again.stdout}")
-        print("A second run finds nothing to do.")
+    environment = os.environ | {"PYTHONPATH": str(place.absolute())}
+    return subprocess.run(command, cwd=place, env=environment, text=True, **options)
 
 
 # ---- figures ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def workspace(start: str | Path = ".") -> Path:
+def workspace(start: str | Path = ".") -> None:
     """Change to the repository's root, the nearest folder upwards with `params.yaml`, wherever Jupyter was started.
 
     Raises FileNotFoundError outside the repository.
@@ -13,5 +13,5 @@ def workspace(start: str | Path = ".") -> Path:
     for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file():
             os.chdir(folder)
-            return folder
+            return
     raise FileNotFoundError(f"No params.yaml in {here} or above it; run this from inside the repository.")

@@ -83,21 +83,20 @@ def seconds() -> dict[str, float]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Hold this working tree's pipeline lock; the system drops it however the process ends."""
-    LOCK.parent.mkdir(exist_ok=True)
-    with LOCK.open("a+") as file:
+def alone(lock: Path) -> Iterator[None]:
+    """Hold this lock of the working tree; the system drops it however the process ends."""
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = LOCK.read_text()
+            pid = lock.read_text()
             raise PipelineError(
                 f"A pipeline already runs here (process {pid}): wait for it to end, or stop it."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        forget_the_dead()
         yield
 
 
@@ -240,7 +239,8 @@ def repro(jobs: int) -> bool:
         study.load("params.yaml")
     except ValueError as error:
         raise PipelineError(str(error)) from None
-    with alone():
+    with alone(LOCK):
+        forget_the_dead()
         return bool(run_rounds(jobs))
 
 

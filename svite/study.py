@@ -1,5 +1,6 @@
 """The study as `params.yaml` states it, and the runs that follow from it. Imports no torch."""
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,9 +111,7 @@ class Grid(_Strict):
     def runs(self, model: Model, recipe: Recipe) -> list[Run]:
         """Every run of the results table, the dense baseline first."""
         runs = [Run(method=DENSE, seed=seed, model=model, recipe=recipe) for seed in self.seeds]
-        sparse = [
-            (method, density, seed) for method in self.methods for density in self.densities for seed in self.seeds
-        ]
+        sparse = product(self.methods, self.densities, self.seeds)
         return runs + [Run(method=m, density=d, seed=s, model=model, recipe=recipe) for m, d, s in sparse]
 
 
@@ -163,7 +162,7 @@ def parse(kind: type[_Strict], values: dict[str, Any], where: str) -> Any:
 def load(path: str | Path = "params.yaml") -> Study:
     """Read and check a study.
 
-    Raises ValueError, in one sentence, for a file that is no mapping, an unknown key or method, or a value out of range.
+    Raises ValueError, in one sentence, for a file that is no mapping, an unknown key or method, a value out of range.
     """
     from ruamel.yaml import YAML, YAMLError
 

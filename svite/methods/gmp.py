@@ -38,10 +38,12 @@ def gmp(
     Raises:
         ValueError: density outside (0, 1], or one that would empty a layer; no such layer.
     """
-    first, last = max(int(begin * steps), 1), max(int(until * steps), 1)
+    last = max(int(until * steps), 1)
+    first = min(max(int(begin * steps), 1), last)
+    whole_intervals = (last - first) // max(interval, 1) * interval
     return Sparsifier(
         model,
         allocate(units(model, layers), density),
         Prune(magnitude, cubic(0.0, 1.0, end=last, begin=first)),
-        every(interval, until=last, begin=min(first, last)),
+        every(interval, until=last, begin=last - whole_intervals),
     )

@@ -41,7 +41,8 @@ def nm(
         seed: of the topology.
 
     Raises:
-        ValueError: a density that is no whole number of `m`; no such layer; a layer asked for that does not divide, or none that does.
+        ValueError: a density that is no whole number of `m`; no such layer; a layer asked for that does not divide,
+            or none that does.
     """
     n = round(density * m)
     if not 1 <= n <= m or abs(n - density * m) > 1e-9:

@@ -28,8 +28,8 @@ def svite(
 ) -> Sparsifier:
     """Start random and sparse; drop by magnitude, grow by gradient, explore widely (arXiv 2106.04533, section 3.1).
 
-    The drop fraction is alpha/2 (1 + cos(pi t / T_end)) with alpha = 0.5 and T_end = 0.8 of training. DeiT-Small at half
-    density is to reach 79.7 % top-1 on ImageNet-1k (dense: 79.9 %).
+    The drop fraction is alpha/2 (1 + cos(pi t / T_end)) with alpha = 0.5 and T_end = 0.8 of training. DeiT-Small at
+    half density is to reach 79.7 % top-1 on ImageNet-1k (dense: 79.9 %).
 
     `paper=True` follows the released code where it differs from the paper and from this library: the cosine runs over
     the whole of training to a floor of 0.005 and is cut off at T_end, the first topology is drawn weight by weight

@@ -15,20 +15,22 @@ from svite.sparsity.sparsifier import Sparsifier
 def taylor(
     model: nn.Module,
     density: float,
+    steps: int,
     *,
     batches: int = 10,
     rounds: int = 5,
     allocate: Allocation = together,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
-    """Prune a trained model in `rounds` cuts by (w dL/dw)^2, averaged over `batches` steps (arXiv 1906.10771, section 3).
+    """Prune a trained model in `rounds` cuts by (w dL/dw)^2, averaged over batches (arXiv 1906.10771, section 3).
 
-    Training goes on between the cuts: the score is gathered from the gradients of the next `batches` steps, the
-    density goes down in equal parts, and the last cut is made `rounds * batches` steps from now.
+    Training goes on between the cuts: the score is gathered from the gradients of the next `batches` steps, and the
+    density goes down in equal parts. The last cut is made `rounds * batches` steps from now, and no later than halfway.
 
     Args:
         model: trained; changed in place over the next steps.
         density: kept fraction of the prunable weights in the end, in (0, 1].
+        steps: optimizer steps of the training that follows.
         batches: steps over which a score is averaged.
         rounds: cuts.
         allocate: how density is spread over layers (default: all layers compete).
@@ -37,6 +39,9 @@ def taylor(
     Raises:
         ValueError: density outside (0, 1], or one that would empty a layer; no such layer.
     """
+    half = max(steps // 2, 1)
+    rounds = min(rounds, half)
+    batches = min(batches, half // rounds)
     last = batches * rounds
     return Sparsifier(
         model,

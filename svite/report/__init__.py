@@ -7,7 +7,7 @@ Submodules load when they are first asked for, so that a stage that needs one of
 from importlib import import_module
 
 MODULES = (
-    "attention", "build", "diagram", "figures", "findings", "paired", "results", "schedules",
+    "attention", "build", "compare", "diagram", "figures", "findings", "paired", "results", "schedules",
     "style", "tables", "topology",
 )  # fmt: skip
 

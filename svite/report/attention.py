@@ -3,14 +3,15 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from .results import Results
-from .style import INK, canvas, drawn, percent, sparsity_of
+from svite.report.results import Results
+from svite.report.style import INK, canvas, drawn, percent, sparsity_of
 
 CELL = 12  # each patch is drawn as so many pixels, so that no viewer blurs its edges
+PITCH = 1.1  # from one map to the next, in widths of a map
 
 
 @drawn
@@ -32,50 +33,43 @@ def _grids(results: Results, shared: bool) -> Figure:
     top = float(np.quantile(np.stack(list(maps.values())), 0.99)) if shared else None
     scale = "All maps share one scale." if shared else "Each map has its own scale: dark is most."
     fig = canvas(
-        7.2, 1.05 + 3.5 * layers / heads + 0.55 * shared,
+        7.2, 1.15 + 3.4 * layers / heads + 0.6 * shared,
         "Where the centre patch looks: dense beside SViTE",
-        "Attention probability from the outlined patch to every patch, mean over 100 test images.\n"
-        + scale,
+        "Attention probability from the outlined patch to every patch, mean over 100 test images.\n" + scale,
     )  # fmt: skip
-    fig.get_layout_engine().set(w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
-    above, below = fig.subfigures(2, height_ratios=(1, 0.16)) if shared else (fig, None)
-    for half, (model, name) in zip(above.subfigures(1, 2), names.items(), strict=True):
-        image = _half(half, name, maps[model], top)
+    axes = fig.subplots(1, 2)
+    for ax, (model, name) in zip(axes, names.items(), strict=True):
+        ax.set_title(name, size=9.5, loc="center", pad=2)
+        image = _grid(ax, maps[model], top)
     if shared:
-        _scale(below, image)
+        bar = fig.colorbar(image, ax=axes, location="bottom", extend="max", shrink=0.6, aspect=45)
+        bar.set_label("Attention probability (darkest: the top 1 % of patches)")
+        bar.ax.xaxis.set_major_formatter(lambda share, _: percent(share))
     return fig
 
 
-def _half(half: SubFigure, name: str, maps: np.ndarray, top: float | None) -> AxesImage:
+def _grid(ax: Axes, maps: np.ndarray, top: float | None) -> AxesImage:
     """All maps of one model: a row a layer, a column a head."""
-    half.suptitle(name, size=9.5, weight="bold")
-    for layer, row in enumerate(half.subplots(*maps.shape[:2], squeeze=False)):
-        row[0].set_ylabel(f"Layer {layer + 1}", size=7)
-        for head, ax in enumerate(row):
-            image = _panel(ax, maps[layer, head], Normalize(0, top))
-            if layer == 0:
-                ax.set_title(f"Head {head + 1}", size=7, weight="normal", loc="center", pad=3)
+    layers, heads = maps.shape[:2]
+    for layer in range(layers):
+        middle = layer * PITCH + 0.5
+        ax.text(-0.08, middle, f"Layer {layer + 1}", size=7, rotation=90, ha="right", va="center")
+        for head in range(heads):
+            image = _map(ax, maps[layer, head], (head * PITCH, layer * PITCH), Normalize(0, top))
+    for head in range(heads):
+        ax.text(head * PITCH + 0.5, -0.06, f"Head {head + 1}", size=7, ha="center", va="bottom")
+    ax.set(xlim=(-0.3, heads * PITCH - 0.07), ylim=(layers * PITCH - 0.07, -0.3), aspect="equal")
+    ax.set_axis_off()
     return image
 
 
-def _scale(below: SubFigure, image: AxesImage) -> None:
-    left, ax, right = below.subplots(1, 3, width_ratios=(1, 3, 1))
-    left.set_axis_off(), right.set_axis_off()
-    bar = below.colorbar(image, cax=ax, orientation="horizontal", extend="max")
-    bar.set_label("Attention probability (darkest: the top 1 % of patches)")
-    ax.xaxis.set_major_formatter(lambda share, _: percent(share))
-    ax.set_box_aspect(0.03)
-
-
-def _panel(ax: Axes, values: np.ndarray, norm: Normalize) -> AxesImage:
-    """One map, its centre patch outlined."""
-    rows, columns = values.shape
+def _map(ax: Axes, values: np.ndarray, corner: tuple[float, float], norm: Normalize) -> AxesImage:
+    """One map in a frame of width one, its centre patch outlined."""
+    (rows, columns), (left, top) = values.shape, corner
     sharp = np.kron(values, np.ones((CELL, CELL)))
-    box = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    box = (left, left + 1, top + 1, top)
     image = ax.imshow(sharp, cmap="Oranges", norm=norm, extent=box, interpolation="none")
-    corner = (columns // 2 - 0.5, rows // 2 - 0.5)
-    ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec=INK, lw=1.1))
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set(visible=True, color=INK, linewidth=0.6)
+    patch = (left + columns // 2 / columns, top + rows // 2 / rows)
+    ax.add_patch(Rectangle(patch, 1 / columns, 1 / rows, fill=False, ec=INK, lw=1.1))
+    ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec=INK, lw=0.6))
     return image

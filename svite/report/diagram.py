@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from .schedules import cosine
-from .style import BLUE, GREEN, INK, MUTED, RED, canvas, drawn
+from svite.report.schedules import cosine
+from svite.report.style import BLUE, GREEN, INK, MUTED, RED, canvas, drawn
 
 SIZES = (4, 5, 3)  # neurons in each layer of the little network
 Edge = tuple[int, int, int]  # layer, from, to

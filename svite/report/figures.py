@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from .attention import attention, attention_shared
-from .diagram import cycle
-from .results import Results
-from .schedules import drop_fraction, gradual
-from .style import (
+from svite.report.attention import attention, attention_shared
+from svite.report.diagram import cycle
+from svite.report.results import Results
+from svite.report.schedules import drop_fraction, gradual
+from svite.report.style import (
     INK,
     MUTED,
     band,
@@ -28,7 +28,7 @@ from .style import (
     sparsity_of,
     spread,
 )
-from .topology import topology
+from svite.report.topology import topology
 
 __all__ = [
     "accuracy", "attention", "attention_shared", "cost", "cycle", "drop_fraction", "gradual",
@@ -80,7 +80,8 @@ def _fit_accuracy(ax: Axes, values: pd.Series) -> None:
 
 def _name_lines(ax: Axes, results: Results) -> None:
     """Each line's name beside its right end, moved apart where names would overlap."""
-    last = results.runs[results.runs["density"].isin([1.0, min(results.densities)])]
+    runs = results.runs
+    last = runs[(runs["density"] == min(results.densities)) | (runs["method"] == "dense")]
     ends = last.groupby("method")["top1"].mean()
     low, high = ax.get_ylim()
     for method, height in zip(ends.index, spread(ends, 0.052 * (high - low)), strict=True):
@@ -175,7 +176,7 @@ def layers(results: Results) -> Figure:
     """The density that each layer was asked to have, and what each method gave it."""
     count = len(results.densities)
     fig = canvas(
-        7.2, 1.5 + 1.35 * count, "Density layer by layer",
+        7.2, 1.35 + 1.02 * count, "Density layer by layer",
         "Grey: the density that ERK asks of a layer. Markers: what each method left in it, mean "
         "over seeds.",
     )  # fmt: skip

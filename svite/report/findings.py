@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .results import Results
-from .style import look, sparsity_of
+from svite.report.results import Results
+from svite.report.style import look, sparsity_of
 
 NEAR = 1.0  # points of top-1 below dense that count as "as good, nearly"
 
@@ -47,9 +47,7 @@ def _half_epochs(results: Results) -> int | None:
 
 def _paired(results: Results, method: str, against: str, density: float) -> dict[str, float] | None:
     """Method minus another at one density, in points with its interval; None if not compared."""
-    frame = results.paired.query(
-        "method == @method and against == @against and density == @density"
-    )
+    frame = results.paired.query("method == @method and against == @against and density == @density")
     if frame.empty:
         return None
     return {name: float(frame.iloc[0][name]) for name in ("difference", "low", "high")}
@@ -88,15 +86,15 @@ def verdict(rows: Sequence[dict[str, Any]], one: str, other: str) -> str:
     if not rows:
         return ""
     where = {
-        state: [row["sparsity"] for row in rows if row["state"] == state]
-        for state in ("ahead", "behind", "level")
+        state: [row["sparsity"] for row in rows if row["state"] == state] for state in ("ahead", "behind", "level")
     }
     names = {"ahead": (one, other), "behind": (other, one)}
     parts = []
     for state, (winner, loser) in names.items():
         if where[state]:
             everywhere = len(where[state]) == len(rows) > 1
-            place = "every sparsity tried" if everywhere else f"{listed(where[state])} sparsity"
+            unit = "" if parts else " sparsity"
+            place = "every sparsity tried" if everywhere else f"{listed(where[state])}{unit}"
             parts.append(f"{winner} beats {loser} at {place}")
     if not parts:
         parts.append(f"no difference between {one} and {other} is resolved at any sparsity tried")

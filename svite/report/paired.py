@@ -20,8 +20,7 @@ def interval(
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     if ours.shape != theirs.shape or ours.ndim != 2 or not ours.size:
         raise ValueError(
-            "paired intervals need two arrays of the same shape (seeds, images), "
-            f"not {ours.shape} and {theirs.shape}."
+            f"paired intervals need two arrays of the same shape (seeds, images), not {ours.shape} and {theirs.shape}."
         )
     points = 100.0 * (ours.astype(float) - theirs.astype(float))
     low, high = np.quantile(resample(points, draws, seed), [(1 - level) / 2, (1 + level) / 2])

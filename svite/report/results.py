@@ -98,16 +98,13 @@ class Results:
     @cached_property
     def pair(self) -> dict[str, dict[str, Any]]:
         """Training metrics of the larger pair of models whose attention is drawn."""
-        return {
-            key: _json(self.folder / f"metrics/train/{key}.json", key.replace("-", "@", 1))
-            for key in PAIR
-        }
+        return {name: _json(self.folder / f"metrics/train/{name}.json", name.replace("-", "@", 1)) for name in PAIR}
 
     @cached_property
     def attention(self) -> dict[str, np.ndarray]:
         """Maps of attention from the centre patch: (layers, heads, rows, columns) a model."""
         arrays = _load(self.folder / "arrays/attention.safetensors", "evaluate", load_file)
-        return {key: arrays[key] for key in PAIR}
+        return {name: arrays[name] for name in PAIR}
 
 
 def _load(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
@@ -156,7 +153,5 @@ def _paired_frame(folder: Path, runs: list[Run]) -> pd.DataFrame:
     frame = pd.DataFrame(_json(folder / "metrics/paired.json", "evaluate"), columns=columns)
     asked = {(run.method, run.density) for run in runs}
     methods = {run.method for run in runs} | {DENSE}
-    keep = [
-        (row.method, row.density) in asked and row.against in methods for row in frame.itertuples()
-    ]
+    keep = [(row.method, row.density) in asked and row.against in methods for row in frame.itertuples()]
     return frame[np.array(keep, dtype=bool)].reset_index(drop=True)

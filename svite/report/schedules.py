@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from .results import Results
-from .style import INK, LINE, MUTED, canvas, drawn, look, sparsity_of
+from svite.report.results import Results
+from svite.report.style import INK, LINE, MUTED, canvas, drawn, look, sparsity_of
 
 GUIDES = (2, 4, 8, 10)
 

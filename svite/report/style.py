@@ -22,9 +22,7 @@ from scipy.special import stdtrit
 P = ParamSpec("P")
 
 INK, MUTED, LINE, PAPER = "#1f2328", "#68707a", "#e3e6ea", "#ffffff"
-BLUE, ORANGE, GREEN, RED, PINK, BROWN, ROSE, GREY, YELLOW, SKY = map(
-    to_hex, sns.color_palette("colorblind")
-)
+BLUE, ORANGE, GREEN, RED, PINK, BROWN, ROSE, GREY, YELLOW, SKY = map(to_hex, sns.color_palette("colorblind"))
 
 
 @dataclass(frozen=True)

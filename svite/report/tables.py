@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from .findings import findings
-from .results import Results
-from .style import look, sparsity_of
+from svite.report.findings import findings
+from svite.report.results import Results
+from svite.report.style import look, sparsity_of
 
 COLUMNS = {
     "method": "Method", "sparsity": "Sparsity", "nonzero": "Non-zero parameters",
@@ -154,8 +154,10 @@ def _cell(row: dict[str, Any], name: str) -> str:
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Results</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2328; margin: 2.5rem auto; width: max-content; max-width: 94vw; }}
-table {{ border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; font-variant-numeric: tabular-nums; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2328; margin: 2.5rem auto;
+  width: max-content; max-width: 94vw; }}
+table {{ border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid;
+  font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .32rem 1rem; text-align: right; white-space: nowrap; }}
 th {{ font-weight: 600; border-bottom: 1px solid; }}
 th:first-child, td:first-child {{ text-align: left; padding-left: .4rem; }}

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from .results import Results
-from .style import canvas, drawn, key, look, sparsity_of
+from svite.report.results import Results
+from svite.report.style import canvas, drawn, key, look, sparsity_of
 
 
 @drawn
@@ -16,7 +16,7 @@ def topology(results: Results) -> Figure:
     updates = _progress(results)
     methods = [m for m in results.methods if updates.loc[updates["method"] == m, "born"].any()]
     fig = canvas(
-        7.2, 5.0, "How the topology moves",
+        7.2, 4.25, "How the topology moves",
         "Churn: the weights born at an update, as a share of those alive. ITOP rate: the prunable "
         "weights\nthat have been alive at least once so far. Mean over seeds, one line a sparsity.",
     )  # fmt: skip

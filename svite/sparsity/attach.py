@@ -1,7 +1,7 @@
 """A sparsifier inside a training loop that is not ours: hooks on the optimizer and on the gradients."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,9 +16,10 @@ class Attachment:
     """The hooks; while they are on, the loop calls nothing of the sparsifier itself."""
 
     def __init__(self, sparsifier: "Sparsifier", optimizer: Optimizer) -> None:
+        sparsifier.watch(optimizer)
         inner = unwrapped(optimizer)
         self._handles = [
-            inner.register_step_pre_hook(lambda *_: sparsifier.prepare_step(inner)),
+            inner.register_step_pre_hook(_prepare(sparsifier)),
             inner.register_step_post_hook(lambda *_: sparsifier.after_step()),
         ]
         if not (sparsifier.dense_moments or mixes_entries(inner)):
@@ -31,6 +32,22 @@ class Attachment:
         """Take every hook off again."""
         for handle in self._handles:
             handle.remove()
+
+
+def _prepare(sparsifier: "Sparsifier") -> Callable[..., Any]:
+    def hook(optimizer: Optimizer, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        closure = named.get("closure", arguments[1] if len(arguments) > 1 else None)
+        if closure is None:
+            return sparsifier.before_step(optimizer)
+
+        def backward_then_prepare() -> Any:  # the gradients of this step do not exist before the closure ran
+            loss = closure()
+            sparsifier.before_step(optimizer)
+            return loss
+
+        return (optimizer, backward_then_prepare), {}
+
+    return hook
 
 
 def _mask_gradient(sparsifier: "Sparsifier", name: str) -> Callable[[Tensor], None]:

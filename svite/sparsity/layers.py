@@ -35,9 +35,7 @@ def weights(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, 
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     }
     if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no prunable layer; it needs at least one linear or convolution layer."
-        )
+        raise ValueError(f"{type(model).__name__} has no prunable layer; it needs a linear or convolution layer.")
     if layers is None:
         return found
     names = {name.removesuffix(".weight"): name for name in found}

@@ -2,7 +2,9 @@
 
 Element-wise optimizers get masked gradients, so a dead weight's moments stay zero. Optimizers that mix the entries of
 a matrix get the dense gradient: masking it ruins Muon, whose orthogonalisation amplifies what was cut. State of another
-shape than its parameter (the factored moments of Adafactor, Kron's preconditioners) is left as it is.
+shape than its parameter (the factored moments of Adafactor, Kron's preconditioners) is left as it is. Adamax, AdaBelief
+and Adafactor add their epsilon to a moment, so the dead hold that much (at most 1e-8). RMSpropTF is not known here, for
+it starts its moments at one.
 """
 
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ ELEMENTWISE = frozenset(
     {
         *("Adafactor", "AdafactorBigVision", "Adagrad", "Adam", "Adamax", "AdamW", "AdamWLegacy", "Adan", "AdaBelief"),
         *("Lamb", "LaProp", "Lars", "Lion", "NAdam", "NAdamW", "NAdamLegacy", "RAdam", "RAdamLegacy", "RMSprop"),
-        *("RMSpropTF", "SGD", "SGDW"),
+        *("SGD", "SGDW"),
     }
 )
 
@@ -36,6 +38,11 @@ def mixes_entries(optimizer: Optimizer) -> bool:
         known = ", ".join(sorted(MIXING | ELEMENTWISE))
         raise ValueError(f"{name} is not known to keep dead weights dead; use one of {known}.")
     return name in MIXING
+
+
+def skipped(optimizer: Optimizer) -> bool:
+    """Whether a gradient scaler made a fused optimizer's step do nothing; others it does not call at all."""
+    return bool(getattr(unwrapped(optimizer), "found_inf", None) or 0)
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ def checked(pools: list[Pool]) -> list[Pool]:
     empty = [unit.name for pool in pools for unit in pool.units if pool.keep(pool.density) < len(pool.units)]
     if empty:
         raise ValueError(
-            f"The density leaves no weight in {', '.join(empty)}; ask for a higher density, or leave these out of `layers`."
+            f"The density leaves no weight in {', '.join(empty)}; ask for a higher one, or leave these out of `layers`."
         )
     return pools
 
@@ -57,14 +57,12 @@ def together(units: Sequence[Unit], density: float) -> list[Pool]:
     """
     several = [unit.name for unit in units if unit.arenas > 1]
     if several:
-        raise ValueError(
-            f"{several[0]} is cut into {units[0].arenas} arenas; its members can't compete with other layers."
-        )
+        raise ValueError(f"{several[0]} is cut into arenas; its members can't compete with those of other layers.")
     return checked([Pool(tuple(units), checked_density(density))])
 
 
 def erk(units: Sequence[Unit], density: float) -> list[Pool]:
-    """Erdos-Renyi-kernel densities: layer l gets eps * sum(shape) / prod(shape), at most 1 (arXiv 1911.11134, section 3).
+    """Erdos-Renyi-kernel: a layer gets eps * sum(shape) / prod(shape), at most 1 (arXiv 1911.11134, section 3).
 
     Layers that would pass 1 are dense, largest ratio first, and eps is solved again until the asked total fits.
     """

@@ -12,6 +12,8 @@ from svite.sparsity.mask import newborn, survivors, top
 from svite.sparsity.pool import Pool
 from svite.sparsity.schedule import Schedule, constant
 
+AT_ONCE = constant(1.0)
+
 Alive = Bool[Tensor, "arena member"]
 Scores = Float[Tensor, "arena member"]
 
@@ -34,7 +36,7 @@ class Prune:
     """
 
     score: score.Score
-    ramp: Schedule = constant(1.0)
+    ramp: Schedule = AT_ONCE
     batches: int = 1
 
     @property
@@ -48,7 +50,7 @@ class Prune:
 
     def select(self, pool: Pool, alive: Alive, scores: Sequence[Scores], step: int) -> Alive:
         """The members that live from `step` on."""
-        density = 1 - (1 - pool.density) * self.ramp(step)
+        density = pool.density + (1 - pool.density) * (1 - self.ramp(step))
         return survivors(scores[0], alive, pool.keep(density))
 
     def fraction(self, step: int) -> float:

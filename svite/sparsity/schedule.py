@@ -17,7 +17,9 @@ def constant(value: float) -> Schedule:
 
 
 def _progress(step: int, begin: int, end: int) -> float:
-    return min(max((step - begin) / max(end - begin, 1), 0.0), 1.0)
+    if step >= end:
+        return 1.0
+    return 0.0 if step <= begin else (step - begin) / (end - begin)
 
 
 def linear(start: float, stop: float, end: int, begin: int = 0) -> Schedule:
@@ -48,18 +50,14 @@ def cubic(start: float, stop: float, end: int, begin: int = 0) -> Schedule:
 
 
 def every(interval: int, until: int, begin: int | None = None) -> Trigger:
-    """True at `begin` (default: the first multiple of `interval`), each `interval` steps after it, and at `until`.
+    """True at `begin` (default: `interval`) and each `interval` steps after it, up to `until`.
 
     Raises ValueError for an interval below one.
     """
     if interval < 1:
         raise ValueError(f"The update interval is {interval} steps; it must be at least 1.")
     first = interval if begin is None else begin
-
-    def due(step: int) -> bool:
-        return first <= step <= until and ((step - first) % interval == 0 or step == until)
-
-    return due
+    return lambda step: first <= step <= until and (step - first) % interval == 0
 
 
 def once(step: int = 0) -> Trigger:

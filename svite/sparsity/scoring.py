@@ -58,14 +58,16 @@ class Scorer:
         return all(bool(w.grad.isfinite().all()) for w in self.weights.values() if w.grad is not None)
 
     def require_gradients(self, scores: tuple[Score, ...]) -> None:
-        """ValueError naming a weight without the gradient that one of the scores looks at."""
+        """ValueError naming a weight without the finite gradient that one of the scores looks at."""
         asking = [score.__name__ for score in scores if score in NEEDS_GRADIENT]
-        missing = [name for name, weight in self.weights.items() if weight.grad is None]
-        if asking and missing:
-            raise ValueError(
-                f"{missing[0]} has no gradient, which the score '{asking[0]}' needs; "
-                "run a backward pass through every prunable layer first."
-            )
+        if not asking:
+            return
+        for name, weight in self.weights.items():
+            if weight.grad is None or not bool(weight.grad.isfinite().all()):
+                raise ValueError(
+                    f"{name} has no {'' if weight.grad is None else 'finite '}gradient, which the score '{asking[0]}' "
+                    "needs; run a backward pass through every prunable layer first."
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """The running sums."""

@@ -12,7 +12,7 @@ from svite.sparsity import mask
 from svite.sparsity.attach import Attachment
 from svite.sparsity.history import History, Update
 from svite.sparsity.layers import named_parameters
-from svite.sparsity.optimizers import keep_state, mixes_entries, unwrapped
+from svite.sparsity.optimizers import keep_state, mixes_entries, skipped, unwrapped
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import DropGrow, Prune
 from svite.sparsity.schedule import Trigger
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Sparsifier:
     """Decides which weights live.
 
-    Call `before_step` after backward and `after_step` after the optimizer's step, or `attach` it to the optimizer. Masks
-    lie beside the model under its own parameter names, so its state_dict stays timm's. A topology is a function of
-    (weights, gradients, seed, step): the same on every rank, whatever the random state.
+    Call `before_step` after backward and `after_step` after the optimizer's step, or `attach` it to the optimizer.
+    Masks lie beside the model under its own parameter names, so its state_dict stays timm's. A topology is a function
+    of (weights, gradients, seed, step): the same on every rank, whatever the random state.
 
     Args:
         model: changed in place, now and at each update.
@@ -67,10 +67,9 @@ class Sparsifier:
         for pool in self.pools:
             drawn = torch.cat([self.scorer.now(random, unit.name, self.step) for unit in pool.units], dim=1)
             alive |= _split(pool, self.rule.start(drawn, pool))
-        return self._selected(alive) if self.when(0) else alive
+        return self._selected(alive) if self.when(0) else self._checked(alive)
 
     def _selected(self, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The topology that the rule wants now; ValueError names a layer that it would leave empty."""
         self.scorer.require_gradients(self.rule.scores)
         chosen = {}
         for pool in self.pools:
@@ -81,13 +80,17 @@ class Sparsifier:
             ]
             before = torch.cat([alive[name] for name in names], dim=1)
             chosen |= _split(pool, self.rule.select(pool, before, scores, self.step))
-        empty = [name for name, members in chosen.items() if not members.any()]
+        return self._checked(chosen)
+
+    def _checked(self, alive: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The topology itself; ValueError names a layer that it would leave empty."""
+        empty = [name for name, members in alive.items() if not members.any()]
         if empty:
             raise ValueError(
-                f"Pruning at step {self.step} would leave no weight in {', '.join(empty)}; "
+                f"The topology of step {self.step} would leave no weight in {', '.join(empty)}; "
                 "ask for a higher density, for one pool a layer, or leave these out of `layers`."
             )
-        return chosen
+        return alive
 
     @torch.no_grad()
     def _set(self, alive: dict[str, Bool[Tensor, "arena member"]]) -> None:
@@ -111,7 +114,8 @@ class Sparsifier:
     @property
     def update_due(self) -> bool:
         """Whether the next `before_step` changes the topology, given finite gradients."""
-        return self._pending or (self.step > 0 and self.when(self.step))
+        done = bool(self.updates) and self.updates[-1].step == self.step  # and then the optimizer's step was skipped
+        return self._pending or (self.step > 0 and self.when(self.step) and not done)
 
     @property
     def wants_dense_gradient(self) -> bool:
@@ -126,15 +130,8 @@ class Sparsifier:
 
         Raises ValueError for an optimizer that is not known to work with masks, and for missing gradients.
         """
-        if self._watched is not unwrapped(optimizer):
-            self._watched = unwrapped(optimizer)
-            self._watched.register_step_post_hook(lambda *_: setattr(self, "_stepped", True))
+        self.watch(optimizer)
         self._stepped = False
-        self.prepare_step(optimizer)
-
-    def prepare_step(self, optimizer: Optimizer) -> None:
-        """What `before_step` does, for a caller who knows by itself whether the optimizer stepped."""
-        mixing = mixes_entries(optimizer)
         if self.wants_dense_gradient and self.scorer.gradients_are_finite():
             if self.rule.batches > 1:
                 self.scorer.gather(self.rule.scores, self.step)
@@ -142,7 +139,7 @@ class Sparsifier:
                 self._update(optimizer)
         elif self.update_due:
             self._pending = True
-        if not (self.dense_moments or mixing):
+        if not (self.dense_moments or mixes_entries(optimizer)):
             self._mask_gradients()
 
     @torch.no_grad()
@@ -153,6 +150,17 @@ class Sparsifier:
         """
         self._mask_weights()
         self.step += self._stepped
+
+    def watch(self, optimizer: Optimizer) -> None:
+        """Learn from now on whether this optimizer really steps.
+
+        Raises ValueError for one that is not known to work with masks.
+        """
+        mixes_entries(optimizer)
+        inner = unwrapped(optimizer)
+        if self._watched is not inner:
+            self._watched = inner
+            inner.register_step_post_hook(lambda *_: setattr(self, "_stepped", not skipped(inner)))
 
     def attach(self, optimizer: Optimizer) -> Attachment:
         """Hook into an optimizer, for a loop that is not yours; `.remove()` takes the hooks off again.
@@ -209,7 +217,7 @@ class Sparsifier:
         return self.history.updates
 
     def summary(self) -> "pd.DataFrame":
-        """One row a unit: shape, asked and achieved density, how many were born and died, and the share that ever lived."""
+        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""
         import pandas as pd
 
         rows = [
@@ -232,18 +240,22 @@ class Sparsifier:
         return {
             "step": self.step,
             "pending": self._pending,
-            "shapes": {name: list(unit.shape) for name, unit in self.units.items()},
+            "shapes": self._shapes,
             "alive": {name: mask.pack(alive) for name, alive in self.alive.items()},
             "history": self.history.state_dict(),
             "scores": self.scorer.state_dict(),
         }
+
+    @property
+    def _shapes(self) -> dict[str, list[int]]:
+        return {name: [*unit.shape, unit.arenas, unit.members] for name, unit in self.units.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken; dead weights of the model become zero.
 
         Raises ValueError naming the units that differ; nothing has changed then.
         """
-        shapes = {name: list(unit.shape) for name, unit in self.units.items()}
+        shapes = self._shapes
         different = sorted(n for n in {*shapes, *state["shapes"]} if shapes.get(n) != state["shapes"].get(n))
         if different:
             raise ValueError(f"The saved topology is of another model: {', '.join(different)} differ.")

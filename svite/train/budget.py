@@ -20,9 +20,9 @@ def epochs(run: Run, pretrained: bool) -> int:
 
 
 def step_macs(counted: Macs, sparsifier: Sparsifier | None, optimizer: object) -> float:
-    """Multiply-accumulates of one training step for one image: forward, gradient of the inputs, gradient of the weights.
+    """Multiply-accumulates of one training step for one image: forward, gradients of inputs, gradients of weights.
 
-    The last is dense where dead weights' gradients are asked for: at updates, and at every step of an optimizer that
+    The last are dense where dead weights' gradients are asked for: at updates, and at every step of an optimizer that
     mixes entries. Counted as if dead weights were free, which on most hardware they are not.
     """
     if sparsifier is None:

@@ -52,9 +52,7 @@ def check(folder: str | Path) -> None:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; `dvc checkout --force` or `dvc pull` brings it back.")
         if sha256(folder / name) != expected:
-            raise ValueError(
-                f"{folder / name} is damaged (its checksum differs); delete it and run `dvc checkout --force`."
-            )
+            raise ValueError(f"{folder / name} is damaged (its checksum differs); `dvc checkout --force` restores it.")
 
 
 def read(path: Path, channels: int, size: int) -> Split:
@@ -74,8 +72,8 @@ def read(path: Path, channels: int, size: int) -> Split:
 class Data:
     """A data folder with `train`, `validation` and `test`, each a tar file or a folder of class folders.
 
-    Without `validation`, a tenth of each training class is held out, chosen by a fixed seed. The test split is read only
-    when it is asked for.
+    Without `validation`, a tenth of each training class is held out, chosen by a fixed seed. The test split is read
+    only when it is asked for.
 
     Raises FileNotFoundError or ValueError for missing or damaged data.
     """

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from svite.sparsity.scoring import seeded
@@ -33,8 +34,9 @@ def figure(data: Data, recipe: Recipe | None = None) -> Figure:
     chosen = torch.stack([(data.train.labels == label).nonzero()[0, 0] for label in classes])
     images = data.train.images[chosen]
     changed = augmented(images, recipe or Recipe(), seeded(0, 0, "figure"))
-    drawn = Figure(figsize=(len(classes), 2.2), layout="constrained")
+    drawn = pyplot.figure(figsize=(len(classes), 2.2), layout="constrained")
     for axes, image in zip(drawn.subplots(2, len(classes)).flat, torch.cat([images, changed]), strict=True):
         axes.imshow(image.permute(1, 2, 0).squeeze(-1), cmap="gray_r")
         axes.set_axis_off()
+    pyplot.close(drawn)  # a notebook shows what a cell returns; an open figure it would show twice
     return drawn

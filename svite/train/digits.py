@@ -25,9 +25,9 @@ CARD = """# Digits
 | validation | 500 | 50 | `validation.tar` |
 | test | 1,000 | 100 | `test.tar` |
 
-Stratified, drawn with NumPy's generator and seed {seed}. Each tar file holds PNG images in one folder a class, the form that
-timm's tar reader takes. `python -m svite.train.digits` writes this folder again; `SHA256SUMS` holds the checksums of the
-tar files, and the pixels of all images in the sample's own order have SHA-256
+Stratified, drawn with NumPy's generator and seed {seed}. Each tar file holds PNG images in one folder a class, the form
+that timm's tar reader takes. `python -m svite.train.digits` writes this folder again; `SHA256SUMS` holds the checksums
+of the tar files, and the pixels of all images in the sample's own order have SHA-256
 `{pixels}`.
 
 Source: Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits (CC BY-SA 3.0), through

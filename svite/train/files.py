@@ -28,10 +28,10 @@ def whole(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+def write(path: str | Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
     with whole(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def sha256(path: str | Path) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from svite.train.data import Data
 from svite.train.evaluate import accuracy, best, logits
-from svite.train.files import whole, write
+from svite.train.files import write
 from svite.train.store import load_model
 from svite.vit.attention import centre_patch_maps
 
@@ -32,8 +32,7 @@ def look(keys: Sequence[str], data: Data, models: str | Path, folder: str | Path
         scores[key] = {"top1": round(found.top1, 4), "top5": round(found.top5, 4)}
         guesses[key] = best(output).to(torch.int16)
     write(Path(folder) / "metrics" / "test.json", json.dumps(scores, indent=1) + "\n")
-    with whole(Path(folder) / "arrays" / "predictions.safetensors") as temporary:
-        save_file(guesses, temporary)
+    write(Path(folder) / "arrays" / "predictions.safetensors", save(guesses))
     return pd.DataFrame(scores).T
 
 
@@ -53,6 +52,6 @@ def attention(
     """
     pixels = data.normalised(data.test.first(images).images)
     maps = {key: centre_patch_maps(load_model(Path(models) / f"{key}.safetensors")[0], pixels) for key in keys}
-    with whole(Path(folder) / "arrays" / "attention.safetensors") as temporary:
-        save_file({key: value.contiguous() for key, value in maps.items()}, temporary)
+    arrays = {key: value.contiguous() for key, value in maps.items()}
+    write(Path(folder) / "arrays" / "attention.safetensors", save(arrays))
     return maps

@@ -42,13 +42,26 @@ class Trained:
 
 
 def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
-    """The run's method on a model; None for dense training. Each method gets what it takes of steps, interval and seed."""
+    """The run's method on a model, given what it takes of steps, interval and seed; None for dense training."""
     if run.method in (DENSE, HALF):
         return None
     method: Callable[..., Sparsifier] = getattr(methods, run.method)
     offered = {"steps": steps, "interval": run.recipe.interval, "seed": run.seed}
     taken = {name: value for name, value in offered.items() if name in inspect.signature(method).parameters}
     return method(model, density=run.density, **taken)
+
+
+def first_model(run: Run, start: str | Path | None) -> nn.Module:
+    """A new model, or the trained one at `start`.
+
+    Raises ValueError where that one is another model than the run's.
+    """
+    if start is None:
+        return build(run.model)
+    model, trained = load_model(start)
+    if trained.model != run.model:
+        raise ValueError(f"The model {start} is another than the run asks for; train a dense '{run.model.name}' first.")
+    return model
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -70,7 +83,7 @@ class Loop:
         self.train = data.train.first(run.recipe.images)
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         torch.manual_seed(run.seed)
-        model = build(run.model) if start is None else load_model(start)[0]
+        model = first_model(run, start)
         model.to(self.accelerator.device)
         self.macs = macs(model)
         self.per_epoch = len(self.train) // self.recipe.batch
@@ -82,7 +95,7 @@ class Loop:
         self.sparsifier = sparsify(run, self.model, self.steps)
         warmup = round(self.recipe.warmup * self.steps)
         self.schedule = CosineLRScheduler(
-            self.optimizer, self.steps - warmup, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
+            self.optimizer, max(self.steps - warmup, 1), warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
         )
         self.step, self.spent, self.loss_sum, self.rows = 0, 0.0, 0.0, []
 

@@ -36,24 +36,37 @@ def train(run: Run, data: Data, folder: str | Path = "scratch", start: str | Pat
 
     A run that was stopped goes on from its checkpoint in `.scratch`; a finished one leaves none.
 
-    Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`, before anything is written.
+    Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`; nothing is written then.
     """
     folder = Path(folder)
+    before = images_before(start)
     loop = Loop(run, data, start)
     checkpoint = folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
     trained = loop.fit(checkpoint)
     if loop.accelerator.is_main_process:
-        write_results(trained, folder, start)
+        write_results(trained, folder, before)
         checkpoint.unlink(missing_ok=True)
     return trained
 
 
-def measured(trained: Trained, start: str | Path | None) -> dict[str, Any]:
+def images_before(start: str | Path | None) -> int:
+    """The images that the model at `start` was trained on, from the metrics beside it.
+
+    Raises FileNotFoundError where these are missing.
+    """
+    if start is None:
+        return 0
+    metrics = Path(start).parent.parent / "metrics" / "train" / f"{Path(start).stem}.json"
+    if not metrics.is_file():
+        raise FileNotFoundError(f"{metrics} is missing; it says what the training of {start} cost.")
+    return json.loads(metrics.read_text())["images_seen"]
+
+
+def measured(trained: Trained, before: int) -> dict[str, Any]:
     """The numbers of a run: accuracy on validation images, size, and cost with the dense pre-training included."""
     run, last, model = trained.run, trained.epochs[-1], trained.model
     dense = 3 * macs(model).total()
-    before = json.loads(_metrics_beside(start).read_text()) if start else {"images_seen": 0}
-    charged = trained.images + before["images_seen"]
+    charged = trained.images + before
     parameters = sum(p.numel() for p in model.parameters())
     dead = sum(int((~alive).sum()) for alive in trained.sparsifier.masks.values()) if trained.sparsifier else 0
     return {
@@ -69,20 +82,15 @@ def measured(trained: Trained, start: str | Path | None) -> dict[str, Any]:
         "images_seen": trained.images,
         "images_charged": charged,
         "forward_macs": dense / 3,
-        "training_cost": (trained.macs + dense * before["images_seen"]) / (dense * charged),
+        "training_cost": (trained.macs + dense * before) / (dense * charged),
     }
 
 
-def _metrics_beside(model: str | Path) -> Path:
-    model = Path(model)
-    return model.parent.parent / "metrics" / "train" / f"{model.stem}.json"
-
-
-def write_results(trained: Trained, folder: Path, start: str | Path | None) -> None:
+def write_results(trained: Trained, folder: Path, before: int) -> None:
     """Model, metrics and curves, each whole or not at all."""
     key, sparsifier = trained.run.key, trained.sparsifier
     save_model(folder / "models" / f"{key}.safetensors", trained.model, trained.run, sparsifier and sparsifier.masks)
-    write(folder / "metrics" / "train" / f"{key}.json", json.dumps(measured(trained, start), indent=1) + "\n")
+    write(folder / "metrics" / "train" / f"{key}.json", json.dumps(measured(trained, before), indent=1) + "\n")
     tables = {"epochs": pd.DataFrame(trained.epochs)}
     if sparsifier:
         tables["updates"] = pd.DataFrame(sparsifier.updates, columns=[field.name for field in fields(Update)])
@@ -108,7 +116,7 @@ def half_of(run: Run) -> Run:
 
 
 def ensure_all(study: Study, data: Data, folder: str | Path = "scratch") -> list[str]:
-    """The keys of every run that is evaluated: the grid and the pair of attention figures, each made if it is missing."""
+    """The keys of every run that is evaluated, grid and pair, each trained now if it is missing."""
     made = {"model": study.model, "recipe": study.recipe}
     keys = []
     for run in study.grid.runs(**made):

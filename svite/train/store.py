@@ -1,5 +1,6 @@
 """Models and checkpoints on disk, without pickle: safetensors for models, `weights_only` for checkpoints."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from svite.study import Model, Run, parse
-from svite.train.files import whole
+from svite.train.files import write
 
 _MASK = "alive:"
 
@@ -30,13 +31,12 @@ def build(model: Model) -> nn.Module:
 
 
 def save_model(path: str | Path, model: nn.Module, run: Run, masks: Mapping[str, Tensor] | None = None) -> None:
-    """A trained model under timm's own names, with what it takes to build it again and the masks of its live weights."""
+    """A trained model under timm's own names, with all it takes to build it again and the masks of its live weights."""
     from svite.sparsity.mask import pack
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     tensors |= {f"{_MASK}{name}": pack(alive) for name, alive in (masks or {}).items()}
-    with whole(path) as temporary:
-        save_file(tensors, temporary, metadata={"run": run.model_dump_json()})
+    write(path, save(tensors, metadata={"run": run.model_dump_json()}))
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, Run]:
@@ -59,8 +59,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, Run]:
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Atomic: the file is the old one or the new one, never half of either."""
-    with whole(path) as temporary:
-        torch.save(state, temporary)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write(path, buffer.getvalue())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

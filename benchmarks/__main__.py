@@ -1,0 +1,52 @@
+"""`python -m benchmarks [--rounds N] [--output FILE]`: measure every claim, print a table, write reports/bench.json."""
+
+import argparse
+import json
+import platform
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from benchmarks import memory, step, update
+from benchmarks.claim import table
+
+TINY, SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def main() -> None:
+    """Run all, one thread."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What a sparsifier costs, as ratios.")
+    parser.add_argument("--rounds", type=int, default=30, help="turns that each contestant of a timing takes")
+    parser.add_argument("--output", type=Path, default=Path("reports/bench.json"), help="where the numbers go")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    claims = [
+        *step.measure("DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
+        *update.measure("DeiT-Small", partial(timm.create_model, SMALL), arguments.rounds),
+        *memory.measure(TINY),
+    ]
+    result = {"machine": machine(), "rounds": arguments.rounds, "claims": [claim.entry() for claim in claims]}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(claims))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Memory that a sparsifier adds, in bytes a parameter, measured in a process of its own (Linux)."""
+
+import ctypes
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from benchmarks.claim import Claim
+from benchmarks.training import FOREVER, Training
+from svite.methods import svite
+
+BOUND = 1.25
+BATCH = 2
+
+
+def measure(name: str, density: float = 0.3) -> list[Claim]:
+    """Held tensors, what the process really grew by, and how much more an update takes for a moment.
+
+    malloc is told to hand freed memory back at once, so that the growth is that of live memory.
+    """
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.memory", name, str(density)]
+    found = json.loads(subprocess.check_output(command, env=os.environ | settings))
+    what, unit = f"memory of {name}, density {density}", "bytes a parameter"
+    return [
+        Claim(f"{what}: tensors held between updates", unit, found["held"], bound=BOUND),
+        Claim(f"{what}: growth of the process", unit, found["resident"], bound=BOUND),
+        Claim(f"{what}: more at the peak of an update", unit, found["peak"]),
+    ]
+
+
+def added(name: str, density: float) -> dict[str, float]:
+    """Bytes a parameter; to be called in a fresh process. A toy comes first, for what Python and torch load once."""
+    sparsify = partial(svite, density=density, steps=FOREVER, interval=1)
+    _train(Training(VisionTransformer(img_size=32, embed_dim=24, depth=1, num_heads=3), BATCH, sparsify))
+    training = Training(timm.create_model(name), BATCH)
+    _train(training)
+    held, resident = _tensors(), _resident()
+    training.sparsifier = sparsify(training.model)
+    _train(training)
+    held, resident = _tensors() - held, _resident() - resident
+    training.backward()
+    peak = _rise(training.before_step)
+    parameters = sum(parameter.numel() for parameter in training.model.parameters())
+    return {key: value / parameters for key, value in {"held": held, "resident": resident, "peak": peak}.items()}
+
+
+def _train(training: Training) -> None:
+    for _ in range(3):
+        training.step()
+
+
+def _tensors() -> int:
+    """Bytes of every tensor storage alive, shared ones counted once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def _status(field: str) -> int:
+    return 1024 * int(re.search(rf"{field}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def _resident() -> int:
+    """Bytes of memory that is not a file's: code that was loaded meanwhile does not count."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status("RssAnon")
+
+
+def _rise(call: Callable[[], None]) -> int:
+    """The highest resident memory during `call`, above that before."""
+    _resident()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(added(sys.argv[1], float(sys.argv[2]))))

@@ -1,0 +1,11 @@
+"""What all tests share: one thread, and the shapes and types of svite's annotations checked at every call."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("svite", "beartype.beartype")  # before anything of svite is imported
+
+import svite._torchvision  # noqa: E402, F401  (before timm)

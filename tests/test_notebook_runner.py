@@ -1,0 +1,251 @@
+"""`python -m svite.notebooks`: canonical copies, and runs that leave the same bytes every time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from svite import notebooks
+
+ROOT = Path(__file__).parents[1]
+PARAMETERS = "folder = 'scratch'\nlr = 0.1  # a comment\nfast, name = False, 'x'\nmodel = {}"
+
+
+def notebook(*sources: str, parameters: str = PARAMETERS) -> dict:
+    """A notebook as JupyterLab might leave it: random ids, another kernel, counts, outputs."""
+    cells = [("parameters", parameters), *((None, source) for source in sources)]
+    return {
+        "cells": [
+            {
+                "cell_type": "code",
+                "id": os.urandom(4).hex(),
+                "metadata": {"tags": [tag] if tag else [], "jupyter": {"source_hidden": False}},
+                "source": source.splitlines(keepends=True),
+                "execution_count": 7,
+                "outputs": [{"output_type": "stream", "name": "stdout", "text": "old\n"}],
+            }
+            for tag, source in cells
+        ],
+        "metadata": {"kernelspec": {"name": "conda-env-mine", "display_name": "Mine"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty project."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("notebooks").mkdir()
+    Path("params.yaml").write_text("pair:\n  model: {lr: 1e-3, on: true}\nplain: 3\n")
+    return tmp_path
+
+
+def save(name: str, *sources: str, **options: str) -> None:
+    Path(f"notebooks/{name}.ipynb").write_text(json.dumps(notebook(*sources, **options)))
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "svite.notebooks", "run", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **pipes, **options)
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def executed(key: str) -> list[dict]:
+    return json.loads(Path(f"reports/notebooks/{key}.ipynb").read_text())["cells"]
+
+
+def text(key: str) -> str:
+    """All that the executed notebook's cells printed."""
+    outputs = [output for cell in executed(key) for output in cell["outputs"]]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+# ---- clean --------------------------------------------------------------------------------------
+
+
+def test_saving_a_notebook_does_not_change_its_copy(place):
+    save("a", "1 + 1", "")
+    notebooks.clean()
+    before = Path(".nb/a.ipynb").read_bytes()
+    save("a", "1 + 1")  # other ids, and the empty last cell is gone
+    notebooks.clean()
+    assert Path(".nb/a.ipynb").read_bytes() == before
+    save("a", "1 + 2")
+    notebooks.clean()
+    assert Path(".nb/a.ipynb").read_bytes() != before
+
+
+def test_a_copy_names_the_python_kernel_and_holds_no_outputs(place):
+    save("a", "1 + 1")
+    notebooks.clean()
+    copy = json.loads(Path(".nb/a.ipynb").read_text())
+    assert copy["metadata"] == {"kernelspec": notebooks.KERNEL}
+    assert [cell["id"] for cell in copy["cells"]] == ["0", "1"]
+    assert copy["cells"][0]["metadata"] == {"tags": ["parameters"]}
+    assert all(not c["outputs"] and c["execution_count"] is None for c in copy["cells"])
+
+
+def test_a_dropped_notebook_loses_its_copy(place):
+    save("a", "1")
+    save("b", "1")
+    notebooks.clean()
+    Path("notebooks/a.ipynb").unlink()
+    notebooks.clean()
+    assert [path.name for path in Path(".nb").iterdir()] == ["b.ipynb"]
+
+
+# ---- parameters ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("1e-3", 0.001), ("true", True), ("0", 0), ("0.90", 0.9), ("null", None), ("yes", "yes")],
+)
+def test_parameters_are_typed_as_dvc_types_them(given, value):
+    name, read = notebooks.parameter(f"x={given}")
+    assert (name, read, type(read)) == ("x", value, type(value))
+
+
+def test_declared_names_several_targets_and_dicts():
+    cell = {"metadata": {"tags": ["parameters"]}, "source": PARAMETERS}
+    assert notebooks.declared({"cells": [cell]}) == ["folder", "lr", "fast", "name", "model"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["a", "-p", "rate=1"], "a has no parameter 'rate'; its parameters cell has: folder, lr,"),
+        (["a", "-p", "rate"], "-p rate should read -p name=value."),
+        (["a", "--section", "pair.modle"], "params.yaml has no section 'pair.modle'."),
+        (["a", "--section", "plain.x"], "params.yaml has no section 'plain.x'."),
+        (["b"], "There is no notebook notebooks/b.ipynb."),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_sentence(place, arguments, sentence):
+    save("a", "1")
+    code, out, err = run(*arguments)
+    assert code == 1
+    assert out == ""
+    assert err.startswith(f"svite: {sentence}")
+    assert err.count("\n") == 1
+    assert not Path("reports").exists()
+
+
+# ---- determinism --------------------------------------------------------------------------------
+
+NOISY = """
+import os, time, warnings
+print(f"model {model} lr {lr!r} fast {fast!r} folder {folder} threads {os.environ['OMP_NUM_THREADS']}")
+for epoch in range(3):
+    print(f"epoch {epoch + 1}/3  {time.time()}", flush=True)
+    time.sleep(0.05)
+print(object())
+warnings.warn("with the path of a cell in it")
+print(sorted({"a", "b", "c"}, key=hash)[0] is None)
+"""
+DRAWING = """
+import matplotlib.pyplot as plt
+plt.plot([1, 2])
+plt.savefig("figure.svg")
+plt.savefig("figure.pdf")
+object()
+"""
+
+
+def test_two_runs_leave_the_same_bytes(place, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    save("a", NOISY, DRAWING)
+    arguments = ("a", "--key", "k", "--section", "pair.model", "-p", "lr=1e-3", "-p", "fast=true")
+    made = []
+    for _ in range(2):
+        code, out, err = run(*arguments)
+        assert code == 0, err
+        names = ("reports/notebooks/k.ipynb", "figure.svg", "figure.pdf")
+        made.append([Path(name).read_bytes() for name in names])
+    assert made[0] == made[1]
+    assert out.count("epoch ") == 3
+    assert "TCP" not in err
+    assert "epoch" not in text("k")
+    assert "model {'lr': 0.001, 'on': True} lr 0.001 fast True folder . threads 1" in text("k")
+    assert not Path(".scratch/notebooks/k.ipynb").exists()
+    assert not list(Path("reports/notebooks").glob(".*"))
+
+
+def test_the_user_may_ask_for_more_threads(place, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    save("a", "import os; print(os.environ['OMP_NUM_THREADS'])")
+    assert run("a")[0] == 0
+    assert text("a") == "2\n"
+
+
+def test_progress_is_seen_while_it_happens(place):
+    save("a", "import time\nfor i in range(3): print('epoch', i, flush=True); time.sleep(0.5)")
+    with start("a") as process:
+        times = [time.monotonic() for line in process.stdout if line.startswith("epoch")]
+    assert process.returncode == 0
+    assert len(times) == 3
+    assert times[2] - times[0] > 0.8
+
+
+# ---- failure ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "last", "short"),
+    [
+        ("raise ValueError('density 2 is outside (0, 1].')", "density 2 is outside (0, 1].", True),
+        ("open('nowhere')", "[Errno 2] No such file or directory: 'nowhere'", True),
+        ("{}['key']", "KeyError: 'key'", False),
+        ("import sys; sys.exit(0)", "a left by sys.exit before its end: later cells never ran.", True),
+        ("import os; os.kill(os.getpid(), 9)", "The kernel of a was killed, most likely", True),
+    ],
+)
+def test_a_failure_ends_with_its_sentence_and_leaves_no_output(place, source, last, short):
+    save("a", source, "open('later', 'w')")
+    code, _, err = run("a")
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"svite: {last}")
+    assert ("Traceback" not in err and "----" not in err) == short
+    assert Path(".scratch/notebooks/a.ipynb").exists()
+    assert not Path("reports").exists()
+    assert not Path("later").exists()
+
+
+@pytest.mark.parametrize("sign", [2, 9, 15])
+def test_no_kernel_outlives_its_runner(place, sign):
+    save("a", "print('epoch on', flush=True)\nimport time; time.sleep(600)")
+    process = start("a", start_new_session=True)
+    assert process.stdout.readline() == "epoch on\n"
+    kernels = psutil.Process(process.pid).children(recursive=True)
+    assert kernels
+    process.send_signal(sign)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert psutil.wait_procs(kernels, timeout=5)[1] == []
+    assert not Path("reports").exists()
+
+
+def test_a_runner_ends_with_its_parent(place):
+    save("a", "print('epoch on', flush=True)\nimport time; time.sleep(600)")
+    line = [sys.executable, "-m", "svite.notebooks", "run", "a"]
+    code = f"import subprocess; subprocess.run({line!r})"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "epoch on\n"
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) == 2
+    parent.kill()
+    assert psutil.wait_procs(family, timeout=5)[1] == []
+    parent.communicate()
