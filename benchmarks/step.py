@@ -14,7 +14,9 @@ INTERVAL = 100
 BOUND = 1.03
 
 
-def measure(name: str, build: Callable[[], nn.Module], rounds: int, batch: int = 16, density: float = 0.3) -> list[Claim]:
+def measure(
+    name: str, build: Callable[[], nn.Module], rounds: int, batch: int = 16, density: float = 0.3
+) -> list[Claim]:
     """Ordinary steps and steps with an update are timed apart, and weighed as an interval of 100 steps holds them."""
     sparsify = partial(svite, density=density, steps=FOREVER)
     trainings = {

@@ -4,8 +4,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
-install_import_hook("svite", "beartype.beartype")  # before anything of svite is imported
+install_import_hook("svite", "typechecker.check")  # before anything of svite is imported
 
 import svite._torchvision  # noqa: E402, F401  (before timm)

@@ -43,8 +43,8 @@ def fraction(progress: np.ndarray) -> np.ndarray:
 
 
 def cubic(density: float, progress: np.ndarray) -> np.ndarray:
-    """The density of gradual pruning over 80 % of the training."""
-    return density + (1 - density) * (1 - np.clip(progress / 0.8, 0, 1)) ** 3
+    """The density of gradual pruning, which begins at 10 % of the training and ends at 80 %."""
+    return density + (1 - density) * (1 - np.clip((progress - 0.1) / 0.7, 0, 1)) ** 3
 
 
 def density_at(method: str, density: float, progress: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Figures: the same bytes every time, what the grid says, and curves that are what they claim."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -130,6 +131,14 @@ def test_measured_gradual_pruning_lies_on_the_computed_curve(folder):
     assert len(logged) == 2
     for line, final in zip(logged, (0.7, 0.9), strict=True):
         assert line.get_ydata() == pytest.approx(schedules.cubic(final, line.get_xdata() / 100), abs=0.01)
+
+
+def test_the_ramp_is_the_one_that_gmp_has():
+    from svite.methods.gmp import gmp
+
+    defaults = {name: given.default for name, given in inspect.signature(gmp).parameters.items()}
+    assert (defaults["begin"], defaults["until"]) == schedules.RAMP
+    assert schedules.ramp(np.array([5, 10, 45, 80, 90]), 100) == pytest.approx([0, 0, 0.5, 1, 1])
 
 
 def test_drop_fractions_are_the_papers_and_the_released_codes(folder):

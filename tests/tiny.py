@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import svite._torchvision  # noqa: F401  (before timm)
+
+# isort: split
 import timm.optim
 import torch
 from torch import Tensor, nn
@@ -96,7 +98,7 @@ def made(method: str, model: nn.Module, density: float = 0.5, **arguments: objec
     if method == "omp":
         return methods.omp(model, density, **arguments)
     if method == "taylor":
-        return methods.taylor(model, density, **{"batches": 4, "rounds": 3, **arguments})
+        return methods.taylor(model, density, STEPS, **{"batches": 4, "rounds": 3, **arguments})
     return getattr(methods, method)(model, density, STEPS, **{"interval": 4, **arguments})
 
 

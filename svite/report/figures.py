@@ -96,40 +96,42 @@ def cost(results: Results) -> Figure:
     """Accuracy against what the training cost: equal images are not equal operations."""
     fig = canvas(
         7.2, 4.5, "Test accuracy against the operations that training took",
-        "Multiply-accumulates, dead weights counted as free except where their gradients are "
-        "needed. Methods\nthat start from a dense model pay for its training too. Small "
-        "percentages: sparsity.",
+        "Multiply-accumulates, dead weights counted as free except where their gradients are needed. Methods\n"
+        "that start from a dense model pay for its training too. Mean over seeds.",
     )  # fmt: skip
     ax = fig.subplots()
     for method in results.methods:
         style = look(method)
         means = results.of(method).groupby("density")[["training_cost", "top1"]].mean()
-        ax.plot(
-            means["training_cost"], means["top1"], color=style.color, marker=style.marker,
-            mec="white", mew=0.8, label=style.label, lw=1.5, ms=6.5,
-        )  # fmt: skip
+        means = means.sort_index(ascending=False)
+        ax.plot(means["training_cost"], means["top1"], color=style.color, lw=1.2, alpha=0.7)
+        for size, (x, y) in zip(_sizes(results), means.to_numpy(), strict=True):
+            ax.plot(x, y, style.marker, color=style.color, ms=size * style.scale, mec="white", mew=0.8)
     dense, style = results.of("dense")["top1"].mean(), look("dense")
-    ax.plot(1, dense, style.marker, color=style.color, ms=12, mec="white", label=style.label)
-    _name_sparsities(ax, results)
+    ax.plot(1, dense, style.marker, color=style.color, ms=9 * style.scale, mec="white")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.set_xlim(0, 1.05 * max(1.0, results.runs["training_cost"].max()))
-    ax.margins(y=0.1)
+    ax.margins(y=0.08)
     ax.set_xlabel("Operations of training, dense pre-training included (dense run = 100 %)")
     ax.set_ylabel("Top-1 accuracy on test images (%)")
-    ax.legend(loc="lower right", ncols=2)
+    _cost_legend(ax, results)
     return fig
 
 
-def _name_sparsities(ax: Axes, results: Results) -> None:
-    """The sparsity under each point, once for points of one sparsity that cost about the same."""
-    sparse = results.of(*results.methods)
-    points = sparse.groupby(["density", "method"])[["training_cost", "top1"]].mean().reset_index()
-    near = points["training_cost"].mul(25).round()
-    for (density, _), group in points.groupby(["density", near.rename("near")]):
-        ax.annotate(
-            sparsity_of(density), (group["training_cost"].mean(), group["top1"].min()), size=7,
-            xytext=(0, -12), textcoords="offset points", ha="center", color=MUTED,
-            bbox={"fc": "white", "ec": "none", "pad": 0.6},
+def _sizes(results: Results) -> np.ndarray:
+    """Marker sizes, the densest setting's first: less is left, less is drawn."""
+    return np.linspace(10.0, 4.5, len(results.densities))
+
+
+def _cost_legend(ax: Axes, results: Results) -> None:
+    """Beside the panel: methods by colour and marker, sparsities by size."""
+    methods = [look(method) for method in ["dense", *results.methods]]
+    marks = [ax.plot([], [], m.marker, color=m.color, ms=6 * m.scale, label=m.label)[0] for m in methods]
+    pairs = zip(results.densities, _sizes(results), strict=True)
+    dots = [ax.plot([], [], "o", color=MUTED, ms=size, label=sparsity_of(d))[0] for d, size in pairs]
+    for handles, title, edge in ((marks, "Method", "upper"), (dots, "Sparsity", "lower")):
+        ax.figure.legend(
+            handles=handles, title=title, alignment="left", handletextpad=0.4, loc=f"outside right {edge}"
         )  # fmt: skip
 
 
@@ -176,16 +178,16 @@ def layers(results: Results) -> Figure:
     """The density that each layer was asked to have, and what each method gave it."""
     count = len(results.densities)
     fig = canvas(
-        7.2, 1.35 + 1.02 * count, "Density layer by layer",
-        "Grey: the density that ERK asks of a layer. Markers: what each method left in it, mean "
-        "over seeds.",
+        7.2, 1.5 + 1.02 * count, "Density layer by layer",
+        "Density: the share of a layer's weights that live. Grey: what ERK asks for.\n"
+        "Markers: what each method left in it, mean over seeds.",
     )  # fmt: skip
     axes = fig.subplots(count, sharex=True, squeeze=False)[:, 0]
     for ax, density in zip(axes, results.densities, strict=True):
         _layer_panel(ax, results, density)
     units = [_short(unit) for unit in results.layers["unit"].unique()]
     axes[-1].set_xticks(range(len(units)), units, rotation=90, size=min(8.0, 180 / len(units)))
-    fig.supylabel("Density: share of the layer's weights that live (log scale)", size=9, color=INK)
+    fig.supylabel("Density (log scale)", size=9, color=INK)
     key(fig, axes[0])
     return fig
 
@@ -203,11 +205,12 @@ def _layer_panel(ax: Axes, results: Results, density: float) -> None:
             mew=0.5, label=style.label,
         )  # fmt: skip
     ax.set_title(f"{sparsity_of(density)} sparsity")
+    low = min(asked.min(), here["achieved"].min())
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if low > 0.04 else (1, 3), numticks=12))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-    ax.set_ylim(0.8 * min(asked.min(), here["achieved"].min()), 1.25)
+    ax.set_ylim(0.8 * low, 1.3)
     ax.set_xlim(-0.8, len(asked) - 0.2)
     ax.grid(axis="x", visible=False)
 

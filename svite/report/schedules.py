@@ -10,6 +10,7 @@ from svite.report.results import Results
 from svite.report.style import INK, LINE, MUTED, canvas, drawn, look, sparsity_of
 
 GUIDES = (2, 4, 8, 10)
+RAMP = (0.1, 0.8)  # shares of training at which svite.methods.gmp begins and ends to prune
 
 
 def cubic(final: float, progress: np.ndarray) -> np.ndarray:
@@ -41,7 +42,7 @@ def gradual(results: Results) -> Figure:
     _guides(ax)
     style = look("gmp")
     for density, log in _first_seed(results, "gmp").groupby("goal", sort=False):
-        progress = _ramp(log)
+        progress = ramp(log["step"].to_numpy(), _steps(results, log))
         ax.plot(steps, cubic(1 - density, steps / 100), color=style.color, lw=0.9, alpha=0.8)
         ax.plot(
             100 * progress, 1 - log["density"], style.marker, color=style.color, ms=4.2,
@@ -75,12 +76,14 @@ def _first_seed(results: Results, method: str) -> pd.DataFrame:
     return updates[updates["seed"] == updates["seed"].min()]
 
 
-def _ramp(log: pd.DataFrame) -> np.ndarray:
-    """The share of its ramp that each logged step stands at, dense start to final density."""
-    step, density = log["step"].to_numpy(float), log["density"].to_numpy()
-    every = np.diff(step).min() if len(step) > 1 else step[0]
-    begin = step[0] if density[0] == 1.0 else step[0] - every
-    end = step[np.argmin(density)]
+def _steps(results: Results, log: pd.DataFrame) -> int:
+    """Optimizer steps of the whole run that logged these updates."""
+    return int(results.epochs.loc[results.epochs["key"].isin(log["key"]), "step"].max())
+
+
+def ramp(step: np.ndarray, steps: int) -> np.ndarray:
+    """The share of GMP's ramp behind it at a step of a run of so many steps."""
+    begin, end = (max(int(share * steps), 1) for share in RAMP)
     return np.clip((step - begin) / max(end - begin, 1), 0, 1)
 
 
@@ -109,11 +112,10 @@ def drop_fraction(results: Results) -> Figure:
     ax.plot(100 * share[~before], floored(share[~before]), color=MUTED, ls=(0, (1, 2)), lw=1)
     log = _first_seed(results, "svite")
     log = log[log["goal"] == log["goal"].max()]
-    total = results.epochs.loc[results.epochs["key"].isin(log["key"]), "step"].max()
-    ax.plot(
-        100 * log["step"] / total, log["fraction"], style.marker, color=style.color, ms=4,
-        mec="white", mew=0.4, label="logged by this study's SViTE runs",
-    )  # fmt: skip
+    if len(log):
+        share = log["step"] / _steps(results, log)
+        label = "logged by this study's SViTE runs"
+        ax.plot(100 * share, log["fraction"], style.marker, color=style.color, ms=4, mec="white", mew=0.4, label=label)
     ax.legend(loc="upper right", bbox_to_anchor=(0.8, 1.0))
     ax.set(xlim=(0, 100), ylim=(-0.006, 0.52), xlabel="Training steps done (%)")
     ax.set_ylabel("Drop fraction")

@@ -32,16 +32,17 @@ class Look:
     label: str
     color: str
     marker: str
+    scale: float = 1.0  # what makes markers of one nominal size look equally large
 
 
 LOOKS = {
-    "dense": Look("Dense", "#4b5158", "*"),
+    "dense": Look("Dense", "#4b5158", "*", 1.4),
     "half": Look("Dense, half budget", "#4b5158", "*"),
-    "svite": Look("SViTE", BLUE, "o"),
+    "svite": Look("SViTE", BLUE, "o", 1.05),
     "set": Look("SET", ORANGE, "s"),
-    "gmp": Look("GMP", GREEN, "^"),
-    "omp": Look("OMP", RED, "D"),
-    "taylor": Look("Taylor", PINK, "v"),
+    "gmp": Look("GMP", GREEN, "^", 1.2),
+    "omp": Look("OMP", RED, "D", 0.85),
+    "taylor": Look("Taylor", PINK, "v", 1.2),
     "rigl": Look("RigL", SKY, "P"),
     "snip": Look("SNIP", BROWN, "X"),
     "srigl": Look("SRigL", ROSE, "p"),

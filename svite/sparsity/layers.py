@@ -16,7 +16,7 @@ def plain_name(name: str) -> str:
     >>> plain_name("module._orig_mod.blocks.0.attn.qkv.weight")
     'blocks.0.attn.qkv.weight'
     """
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return ".".join(part for part in name.split(".") if part and part not in _WRAPPERS)
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

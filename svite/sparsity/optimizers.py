@@ -53,3 +53,17 @@ def keep_state(optimizer: Optimizer, keep: Mapping[Tensor, Tensor]) -> None:
         for value in states.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 value.mul_(kept)
+
+
+@torch.no_grad()
+def calm(optimizer: Optimizer, born: Mapping[Tensor, Tensor]) -> None:
+    """Start the second moment of newborn weights at the mean of the living ones of their tensor.
+
+    Adam counts steps per tensor, so a newborn with no second moment takes steps up to 6.5 times as long as Adam's
+    bias correction allows a new parameter; with the mean they are as long as everybody's.
+    """
+    states = unwrapped(optimizer).state
+    for parameter, newborn in born.items():
+        second = states.get(parameter, {}).get("exp_avg_sq")
+        if second is not None and second.shape == parameter.shape and bool((second > 0).any()):
+            second.masked_fill_(newborn, second[second > 0].mean())

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from timm.data import create_dataset
+from timm.data.readers.reader_image_tar import ReaderImageTar
 from torch import Tensor
 
 from svite.sparsity.scoring import seeded
@@ -66,6 +67,8 @@ def read(path: Path, channels: int, size: int) -> Split:
             image = image.resize((size, size), Image.Resampling.BICUBIC)
         images.append(np.asarray(image).reshape(size, size, channels))
         labels.append(label)
+    if isinstance(dataset.reader, ReaderImageTar):
+        dataset.reader.tarfile.close()  # timm leaves it open
     return Split(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
 
 

@@ -36,7 +36,7 @@ class Trained:
     run: Run
     model: nn.Module
     sparsifier: Sparsifier | None
-    epochs: list[dict[str, float]]
+    epochs: list[dict[str, float | int]]
     images: int
     macs: float
 
@@ -129,7 +129,7 @@ class Loop:
         self.loss_sum += float(loss.detach())
         self.step += 1
 
-    def end_epoch(self) -> dict[str, float]:
+    def end_epoch(self) -> dict[str, float | int]:
         """Look at the validation images, and add one row."""
         found = accuracy(logits(self.plain_model, self.data, self.data.validation), self.data.validation.labels)
         sparsifier = self.sparsifier

@@ -1,0 +1,284 @@
+"""One training run: resuming, killing, the budget, and what it refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tiny import same, weights_of
+from tiny_runs import MODEL, a_run, data, data_folder, files_of
+
+from svite.study import Model
+from svite.train import budget, loop, results
+from svite.train.data import Data
+from svite.train.loop import Loop
+from svite.train.store import load_model
+from svite.vit.cost import macs
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Data:
+    return data(tmp_path_factory.mktemp("images") / "data")
+
+
+@pytest.fixture(scope="module")
+def half(images, tmp_path_factory) -> Path:
+    """A dense model on half the budget, and its metrics beside it."""
+    folder = tmp_path_factory.mktemp("half")
+    results.train(a_run("half"), images, folder)
+    return folder / "models" / "half-0.safetensors"
+
+
+def steps_of(made: Loop, count: int) -> None:
+    """So many steps of `fit`, without its files and lines."""
+    made.model.train()
+    for _ in range(count):
+        made.advance()
+        if made.step % made.per_epoch == 0:
+            made.end_epoch()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("method", ["svite", "taylor"])
+def test_resuming_from_any_step_is_bit_for_bit_the_uninterrupted_run(method, optimizer, images, tmp_path, half):
+    start = half if method == "taylor" else None
+    run = a_run(method, optimizer=optimizer)
+    whole, saved = Loop(run, images, start), []
+    while whole.step < whole.steps:
+        steps_of(whole, 1)
+        path = tmp_path / f"{whole.step}.ckpt"
+        loop.save_checkpoint(path, whole.state_dict())
+        saved.append(path)
+    assert whole.sparsifier.updates
+    for path in saved[:-1:2]:
+        resumed = Loop(run, images, start)
+        resumed.fit(path)
+        assert same(weights_of(whole.plain_model), weights_of(resumed.plain_model)), path
+        assert resumed.rows == whole.rows
+        assert resumed.spent == whole.spent
+        assert resumed.sparsifier.updates == whole.sparsifier.updates
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tiny_runs import a_run, data
+from svite.train import loop, results
+from svite.train.data import Data
+loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+write, left = loop.save_checkpoint, 9
+def save_then_die(path, state):
+    global left
+    write(path, state)
+    left -= 1
+    if not left:
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+loop.save_checkpoint = save_then_die
+results.train(a_run("svite", rotate=20.0), Data(sys.argv[2], channels=1, size=12), Path(sys.argv[3]))
+"""
+
+
+def test_a_process_killed_in_mid_run_is_resumed_to_the_same_files(images, tmp_path, monkeypatch, capsys):
+    run, cut, straight = a_run("svite", rotate=20.0), tmp_path / "cut", tmp_path / "straight"
+    arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(images.folder), str(cut)]
+    assert subprocess.run(arguments, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert [path.name for path in cut.rglob("*") if path.is_file()] == [
+        f"svite-0.5-0-{results.identity(run, images, None)}.ckpt"
+    ]
+    steps = []
+    advance = Loop.advance
+    monkeypatch.setattr(Loop, "advance", lambda self: steps.append(self.step) or advance(self))
+    results.train(run, images, cut)
+    assert steps[0] == 9
+    results.train(run, images, straight)
+    assert files_of(cut) == files_of(straight)
+    assert not list(cut.rglob("*.ckpt"))
+    assert capsys.readouterr().out.count("epoch ") == 3 + 4
+
+
+def test_another_run_or_other_data_never_resumes_a_checkpoint(images, tmp_path):
+    run = a_run("svite")
+    other = data_folder(tmp_path / "other", (13, 4, 5))
+    names = {
+        results.identity(run, images, None),
+        results.identity(a_run("svite", lr=0.02), images, None),
+        results.identity(run, Data(other, channels=1, size=12), None),
+        results.identity(run, images, other / "train.tar"),
+    }
+    assert len(names) == 4
+    assert results.identity(run, images, None) == results.identity(a_run("svite"), images, None)
+
+
+@pytest.mark.parametrize("method", ["dense", "svite", "gmp", "omp", "taylor"])
+def test_every_method_is_charged_the_same_images(method, images, half, tmp_path):
+    start = half if method in ("omp", "taylor") else None
+    results.train(a_run(method), images, tmp_path, start)
+    key = a_run(method).key
+    found = json.loads((tmp_path / "metrics" / "train" / f"{key}.json").read_text())
+    seen = (
+        {"omp": 2, "taylor": 2}.get(method, 4) * 5 * 8
+    )  # epochs, steps an epoch, batch; 42 images are 5 whole batches
+    assert found["images_seen"] == seen
+    assert found["images_charged"] == 4 * 5 * 8
+    assert found["method"] == method
+    model, run = load_model(tmp_path / "models" / f"{key}.safetensors")
+    assert run == a_run(method)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert found["parameters"] == parameters
+    assert found["nonzero"] >= sum(int(p.count_nonzero()) for p in model.parameters())
+    if method == "dense":
+        assert found["training_cost"] == 1.0
+        assert found["nonzero"] == parameters
+        assert not (tmp_path / "curves" / "updates").exists()
+    else:
+        assert found["training_cost"] < 1.0
+        assert found["density_achieved"] == pytest.approx(0.5, abs=0.01)
+        updates = pd.read_csv(tmp_path / "curves" / "updates" / f"{key}.csv")
+        assert list(updates.columns) == ["step", "fraction", "density", "alive", "born", "died", "itop"]
+        layers = pd.read_csv(tmp_path / "curves" / "layers" / f"{key}.csv")
+        assert list(layers.columns) == ["unit", "shape", "asked", "achieved", "born", "died", "ever"]
+    epochs = pd.read_csv(tmp_path / "curves" / "epochs" / f"{key}.csv")
+    assert list(epochs.columns) == [
+        *("epoch", "step", "images", "lr", "train_loss", "validation_loss", "validation_top1"),
+        *("density", "itop", "fraction"),
+    ]
+    assert epochs.validation_top1.iloc[-1] == pytest.approx(found["validation_top1"])
+    assert list(epochs.epoch) == list(range(1, len(epochs) + 1))
+
+
+def test_omp_costs_what_dense_halves_and_sparse_halves_cost(images, half, tmp_path):
+    results.train(a_run("omp", 0.25), images, tmp_path, half)
+    found = json.loads((tmp_path / "metrics" / "train" / "omp-0.25-0.json").read_text())
+    model, _ = load_model(tmp_path / "models" / "omp-0.25-0.safetensors")
+    counted = macs(model)
+    densities = {
+        name: float(weight.count_nonzero()) / weight.numel()
+        for name, weight in model.named_parameters()
+        if name in counted.uses
+    }
+    assert found["training_cost"] == pytest.approx(0.5 + 0.5 * counted.total(densities) / counted.total())
+
+
+def test_a_training_step_looks_at_dead_weights_only_when_it_must(images):
+    made = Loop(a_run("svite"), images)
+    dense = made.macs.total()
+    masks = made.sparsifier.masks
+    sparse = made.macs.total({name: float(mask.float().mean()) for name, mask in masks.items()})
+    cost = [budget.step_macs(made.macs, made.sparsifier, made.optimizer)]
+    made.sparsifier.step = 3
+    cost.append(budget.step_macs(made.macs, made.sparsifier, made.optimizer))
+    muon = Loop(a_run("svite", optimizer="muon"), images)
+    cost.append(budget.step_macs(muon.macs, muon.sparsifier, muon.optimizer))
+    assert cost == [3 * sparse, 2 * sparse + dense, 2 * sparse + dense]
+    assert budget.step_macs(made.macs, None, made.optimizer) == 3 * dense
+    assert sparse < 0.6 * dense
+
+
+@pytest.mark.parametrize(("total", "first", "rest"), [(2, 1, 1), (5, 2, 3), (15, 7, 8)])
+def test_the_budget_is_shared_between_the_dense_half_and_the_rest(total, first, rest):
+    assert budget.epochs(a_run("half", epochs=total), pretrained=False) == first
+    assert budget.epochs(a_run("omp", epochs=total), pretrained=True) == rest
+    assert budget.epochs(a_run("svite", epochs=total), pretrained=False) == total
+
+
+def test_one_epoch_cannot_be_shared():
+    with pytest.raises(ValueError, match=r"recipe\.epochs is 1; .* at least 2"):
+        budget.epochs(a_run("half", epochs=1), pretrained=False)
+
+
+def test_a_steps_batch_is_a_function_of_seed_and_step(images):
+    first, second, other = (
+        Loop(a_run("dense"), images),
+        Loop(a_run("dense"), images),
+        Loop(a_run("dense", seed=1), images),
+    )
+    torch.rand(7)
+    steps_of(first, 3)
+    second.step = other.step = 3
+    assert all(torch.equal(a, b) for a, b in zip(first.batch(), second.batch(), strict=True))
+    assert not torch.equal(first.batch()[0], other.batch()[0])
+
+
+def test_processes_share_the_batch_without_overlap(images):
+    made = Loop(a_run("dense"), images)
+    whole, labels = made.batch()
+    parts = []
+    for rank in range(2):
+
+        class Rank:
+            process_index, num_processes, device = rank, 2, "cpu"
+
+        made.accelerator = Rank()
+        parts.append(made.batch())
+    assert torch.equal(torch.stack([part[0] for part in parts], 1).flatten(0, 1), whole)
+    assert torch.equal(torch.stack([part[1] for part in parts], 1).flatten(), labels)
+
+
+def test_the_learning_rate_warms_up_and_falls(images):
+    made = Loop(a_run("dense", warmup=0.25), images)
+    rates = []
+    for step in range(made.steps):
+        made.schedule.step_update(step)
+        rates.append(made.optimizer.param_groups[0]["lr"])
+    assert rates[5] == max(rates) == 0.01
+    assert rates[:6] == sorted(rates[:6])
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[-1] < 0.001
+    assert Loop(a_run("dense", warmup=1.0), images).schedule is not None
+
+
+# What is refused, before anything is written
+
+
+def refused(tmp_path: Path, run, data, start=None, error=ValueError) -> str:
+    with pytest.raises(error) as caught:
+        results.train(run, data, tmp_path / "out", start)
+    assert not (tmp_path / "out").exists()
+    said = str(caught.value)
+    assert "\n" not in said
+    assert said.endswith(".")
+    return said
+
+
+def test_bad_runs_get_one_sentence_and_write_nothing(images, half, tmp_path):
+    assert "no optimizer 'adamz'" in refused(tmp_path, a_run("svite", optimizer="adamz"), images)
+    assert "LBFGS" not in refused(tmp_path, a_run("svite", optimizer="madgrad"), images)
+    assert "recipe.batch is 999, more than the 42" in refused(tmp_path, a_run("dense", batch=999), images)
+    assert "leaves no weight in" in refused(tmp_path, a_run("svite", 0.0001), images)
+    other = a_run("dense").model_copy(update={"model": Model(name="vit_tiny_no_such")})
+    assert "timm can't build 'vit_tiny_no_such'" in refused(tmp_path, other, images)
+    wrong = a_run("dense").model_copy(update={"model": MODEL.model_copy(update={"colour": "red"})})
+    assert "timm can't build" in refused(tmp_path, wrong, images)
+    assert "has no gradient" in refused(tmp_path, a_run("snip"), images)
+
+
+def test_bad_starting_models_get_one_sentence_and_write_nothing(images, half, tmp_path):
+    run = a_run("omp")
+    assert "is missing" in refused(tmp_path, run, images, tmp_path / "models" / "no.safetensors", FileNotFoundError)
+    torn = tmp_path / "models" / "half-0.safetensors"
+    torn.parent.mkdir()
+    torn.write_bytes(half.read_bytes()[:2000])
+    assert "half-0.json is missing" in refused(tmp_path, run, images, torn, FileNotFoundError)
+    (tmp_path / "metrics" / "train").mkdir(parents=True)
+    beside = half.parent.parent / "metrics" / "train" / "half-0.json"
+    (tmp_path / "metrics" / "train" / "half-0.json").write_text(beside.read_text())
+    assert "is damaged" in refused(tmp_path, run, images, torn)
+    bigger = run.model_copy(update={"model": MODEL.model_copy(update={"depth": 2})})
+    assert "is another than the run asks for" in refused(tmp_path, bigger, images, half)
+
+
+def test_a_truncated_checkpoint_is_refused_and_kept(images, tmp_path):
+    run = a_run("svite")
+    path = tmp_path / ".scratch" / f"svite-0.5-0-{results.identity(run, images, None)}.ckpt"
+    loop.save_checkpoint(path, Loop(run, images).state_dict())
+    path.write_bytes(path.read_bytes()[:-200])
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match=r"The checkpoint .* is damaged .*delete it to train from the start\.$"):
+        results.train(run, images, tmp_path)
+    assert files_of(tmp_path) == before
