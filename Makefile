@@ -43,10 +43,10 @@ lint: $(ENV)  ## ruff, notebooks too
 	ruff format --check
 
 test: lint  ## lint and the tests: at most 10 minutes on two cores
-	pytest -q -n 2 -m "not slow"
+	pytest -q -n 2 --dist loadgroup -m "not slow"
 
 test-all: $(ENV)  ## the tests that take minutes: at most 40 minutes on two cores
-	pytest -q -n 2 -m slow
+	pytest -q -n 2 --dist loadgroup -m slow
 
 bench: $(ENV)  ## speed and memory, as ratios measured in one run
 	python -m benchmarks

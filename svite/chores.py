@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from svite import notebooks
-from svite.pipeline import PipelineError, alone, dvc_environment
+from svite.locks import PipelineError, alone
+from svite.pipeline import dvc_environment
 
 SMOKE = Path(".scratch/smoke")
 IDLE = "Everything is up to date."
@@ -90,7 +91,17 @@ def figures() -> None:
         command = shlex.split(stages[stage]["cmd"])
         if subprocess.run(command, env=dvc_environment()).returncode:
             raise PipelineError(f"The stage '{stage}' failed.")
+    readme()
     print("Figures: reports/figures/  The report: reports/report.pdf, reports/report.html")
+
+
+def readme() -> None:
+    """Put the table of results into the README, where there is one."""
+    from svite import study
+    from svite.report import results, tables
+
+    if Path("README.md").exists():
+        tables.update_readme(results.Results.read(grid=study.load().grid.model_dump()))
 
 
 # ---- drift --------------------------------------------------------------------------------------

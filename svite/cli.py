@@ -6,6 +6,7 @@ import sys
 from types import FrameType
 
 from svite import chores, pipeline
+from svite.locks import PipelineError
 from svite.notebooks import NotebookError
 
 
@@ -17,7 +18,7 @@ def main() -> None:
         signal.signal(sign, interrupt)
     try:
         COMMANDS[arguments.command](arguments)
-    except (pipeline.PipelineError, NotebookError) as error:
+    except (PipelineError, NotebookError) as error:
         sys.exit(f"svite: {error}")
     except KeyboardInterrupt:
         sys.exit("\nStopped; the same command goes on from here.")
@@ -33,6 +34,7 @@ def repro(arguments: argparse.Namespace) -> None:
     if not pipeline.repro(arguments.jobs):
         print(chores.IDLE)
     else:
+        chores.readme()
         chores.drift()
     print("The report: reports/report.pdf, reports/report.html")
 

@@ -131,9 +131,7 @@ def check(name: str, notebook: dict, given: dict) -> None:
     """Refuse a parameter that the notebook doesn't have; papermill would only warn."""
     known = declared(notebook)
     for unknown in sorted(set(given) - set(known)):
-        raise NotebookError(
-            f"{name} has no parameter '{unknown}'; its parameters cell has: {', '.join(known)}."
-        )
+        raise NotebookError(f"{name} has no parameter '{unknown}'; its parameters cell has: {', '.join(known)}.")
 
 
 # ---- execution ----------------------------------------------------------------------------------

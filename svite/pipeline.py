@@ -6,7 +6,6 @@ notebook, say) costs one stage, and a new value in the grid costs its own runs.
 """
 
 import asyncio
-import fcntl
 import json
 import os
 import re
@@ -15,18 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from svite import locks
+from svite.locks import PipelineError
 from svite.notebooks import die_with_parent, read_yaml
 
-LOCK, RWLOCK = Path(".scratch/pipeline.lock"), Path(".dvc/tmp/rwlock")
 EPOCH = re.compile(r"epoch +(\d+)/(\d+)")
-
-
-class PipelineError(Exception):
-    """One sentence for a person."""
 
 
 # ---- asking DVC ---------------------------------------------------------------------------------
@@ -77,59 +71,6 @@ def seconds() -> dict[str, float]:
     """How long a run of each stage about takes; dvc.yaml says so in `meta: {seconds: 40}`."""
     stages = read_yaml(Path("dvc.yaml"))["stages"]
     return {name: stage.get("meta", {}).get("seconds", 1) for name, stage in stages.items()}
-
-
-# ---- one pipeline at a time ---------------------------------------------------------------------
-
-
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Hold this lock of the working tree; the system drops it however the process ends."""
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = lock.read_text()
-            raise PipelineError(
-                f"A pipeline already runs here (process {pid}): wait for it to end, or stop it."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def forget_the_dead() -> None:
-    """Remove DVC's own lock where a killed process left it; refuse where a live one holds it."""
-    if not RWLOCK.exists():
-        return
-    holders = set(re.findall(r'"pid": (\d+)', RWLOCK.read_text()))
-    for pid in holders:
-        if b"dvc" in _command_line(pid):
-            raise PipelineError(f"`dvc` already runs here (process {pid}): wait for it to end.")
-    RWLOCK.unlink()
-
-
-def _command_line(pid: str) -> bytes:
-    import psutil  # with DVC
-
-    try:
-        return " ".join(psutil.Process(int(pid)).cmdline()).encode()
-    except psutil.Error:
-        return b""
-
-
-def mend_lock_file() -> None:
-    """A kill while DVC wrote dvc.lock leaves half a file: drop it, DVC's run cache has the rest."""
-    from ruamel.yaml import YAMLError
-
-    try:
-        whole = isinstance(read_yaml(Path("dvc.lock")), dict)
-    except YAMLError:
-        whole = False
-    if not whole:
-        Path("dvc.lock").unlink()
 
 
 # ---- running stages -----------------------------------------------------------------------------
@@ -196,6 +137,7 @@ async def run_stage(stage: str, slots: asyncio.Semaphore, progress: Progress) ->
                 await end(process)
         if code:
             raise PipelineError(_failure(stage, tail))
+        locks.keep_record()
         progress.done(stage, time.monotonic() - start)
 
 
@@ -239,8 +181,10 @@ def repro(jobs: int) -> bool:
         study.load("params.yaml")
     except ValueError as error:
         raise PipelineError(str(error)) from None
-    with alone(LOCK):
-        forget_the_dead()
+    with locks.alone(locks.PIPELINE):
+        locks.forget_the_dead()
+        if locks.is_cut_short():
+            locks.mend_record()
         return bool(run_rounds(jobs))
 
 
@@ -264,8 +208,8 @@ def stale_stages() -> set[str]:
     """The stages that DVC would run; tracked data that is missing is fetched before."""
     try:
         stale = changed()
-    except PipelineError:
-        mend_lock_file()
+    except PipelineError:  # a dvc.lock that DVC can't read, if it can be that
+        locks.mend_record()
         stale = changed()
     tracked = {name: reasons for name, reasons in stale.items() if name.endswith(".dvc")}
     for name, reasons in tracked.items():

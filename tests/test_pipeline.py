@@ -1,17 +1,20 @@
 """`svite repro` on a toy project: in parallel, one at a time, killed, mended, refused."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import toy
 
-from svite import chores, pipeline
+from svite import chores, locks, pipeline
 
+pytestmark = pytest.mark.xdist_group("pipeline")
 ALL = ["run-0", "run-1", "run-2", "total", "upper"]
 
 
@@ -119,7 +122,7 @@ def refusal(place: Path, **settings: str) -> str:
 def test_two_pipelines_at_once_are_refused(project):
     with toy.start(project, "repro", NAP="600") as first:
         wait_for(first, "epoch 1/3 of run")
-        pid = (project / pipeline.LOCK).read_text()
+        pid = (project / locks.PIPELINE).read_text()
         sentence = f"A pipeline already runs here (process {pid}): wait for it to end, or stop it."
         assert refusal(project) == f"svite: {sentence}"
         first.terminate()
@@ -127,10 +130,9 @@ def test_two_pipelines_at_once_are_refused(project):
 
 
 def test_a_plain_dvc_repro_is_noticed(project):
-    command = [*toy.start(project, "--help").args[:2], "dvc", "repro"]
-    with subprocess.Popen(
-        command, cwd=project, env=toy.environment(NAP="600"), stdout=subprocess.PIPE, text=True
-    ) as plain:
+    command = [sys.executable, "-m", "dvc", "repro"]
+    options = {"cwd": project, "env": toy.environment(NAP="600"), "text": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as plain:
         wait_for(plain, "epoch 1/3 of run")
         assert refusal(project).startswith("svite: `dvc` already runs here (process ")
         plain.terminate()
@@ -188,7 +190,7 @@ def test_a_lock_that_the_dead_left_is_forgotten(project, pid):
     holder = {"pid": pid, "cmd": "dvc repro"}
     text = json.dumps({"write": {str(project / "out/run-0"): holder}, "read": {}})
     for left in (text, text[: len(text) // 2]):
-        path = project / pipeline.RWLOCK
+        path = project / locks.DVC_HOLDERS
         path.parent.mkdir(exist_ok=True)
         path.write_text(left)
         assert toy.svite(project, "repro", "--jobs", "2")[0] == 0
@@ -197,9 +199,22 @@ def test_a_lock_that_the_dead_left_is_forgotten(project, pid):
 def test_half_a_lock_file_is_mended_and_nothing_runs_again(finished):
     lock = finished / "dvc.lock"
     whole = lock.read_text()
-    lock.write_text(whole[: len(whole) * 2 // 3])
+    for rest in (whole[: len(whole) * 2 // 3], ""):
+        lock.write_text(rest)
+        assert toy.svite(finished, "repro", "--jobs", "2")[0] == 0
+        assert toy.ran(finished) == []
+        assert lock.read_text() == whole
+
+
+def test_without_a_copy_only_the_broken_entry_runs_again(finished):
+    (finished / locks.COPY).unlink()
+    lock = finished / "dvc.lock"
+    whole = lock.read_text()
+    names = re.findall(r"^  (\S+):$", whole, re.MULTILINE)
+    lock.write_text(whole[: whole.index(f"  {names[2]}:") + 60])
     assert toy.svite(finished, "repro", "--jobs", "2")[0] == 0
-    assert toy.ran(finished) == []
+    lost = [name.replace("@", "-") for name in names[2:] if name.startswith("run@")]
+    assert toy.ran(finished) == sorted(lost)  # DVC's run cache has the others
     assert pipeline.read_yaml(lock) == pipeline.read_yaml(whole)
 
 

@@ -33,12 +33,13 @@ def test_half_budget_runs_exist_only_for_methods_that_need_them():
     assert halves_of(GRID | {"pretrained": []}) == []
 
 
-@pytest.mark.parametrize("given", [{"densities": [0.3]}, {"scratch": ["svite"]}, {"seeds": [1]}])
+@pytest.mark.parametrize("given", [{"densities": [0.3]}, {"scratch": ["gmp"]}, {"seeds": [1]}])
 def test_what_the_grid_drops_is_gone_though_its_files_lie_there(folder, given):
     grid = GRID | given
     results = Results.read(folder, grid=grid)
     for frame in (results.runs, results.updates, results.layers, results.paired):
         assert set(frame["method"]) - {"dense"} <= {*grid["scratch"], *grid["pretrained"]}
+    assert set(results.paired["against"]) <= {"dense", *grid["scratch"]}
     assert set(results.densities) == set(grid["densities"])
     assert set(results.layers["goal"]) == set(results.paired["density"]) == set(grid["densities"])
     assert set(results.epochs["seed"]) == set(grid["seeds"])

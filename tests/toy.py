@@ -83,10 +83,12 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def dvc(place: Path, *arguments: str) -> str:
+    """What `dvc ...` prints in that project, its stages run by that project's svite if it has one."""
     command = [sys.executable, "-m", "dvc", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(command, cwd=place, env=environment(), timeout=300, **pipes)
-    assert done.returncode == 0, done.stdout
+    home = place if (place / "svite").exists() else ROOT
+    pipes = {"capture_output": True, "text": True, "timeout": 900}
+    done = subprocess.run(command, cwd=place, env=environment(PYTHONPATH=str(home)), **pipes)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -100,7 +102,7 @@ def start(place: Path, *arguments: str, **settings: str) -> subprocess.Popen:
 
 def svite(place: Path, *arguments: str, **settings: str) -> tuple[int, str]:
     with start(place, *arguments, **settings) as process:
-        out, _ = process.communicate(timeout=300)
+        out, _ = process.communicate(timeout=900)
     return process.returncode, out
 
 

@@ -62,7 +62,8 @@ class Prune:
 class DropGrow:
     """Drop the `fraction` of the living that is worst by `drop`, grow as many by `grow`.
 
-    What was just dropped may grow again at once, and then was alive throughout (as in RigL and SViTE).
+    What was just dropped may grow again at once, and then was alive throughout (as in RigL and SViTE). Where the births
+    do not divide among the arenas, those whose weakest member is worth least make one more.
     """
 
     drop: score.Score
@@ -80,7 +81,14 @@ class DropGrow:
         """The members that live from `step` on; as many as before in each arena."""
         if pool.density == 1:
             return alive
-        living = int(alive[0].sum())
-        births = int(self.fraction(step) * living + 0.5)
-        kept = survivors(scores[0], alive, living - births)
+        births, left = divmod(int(self.fraction(step) * int(alive.sum()) + 0.5), len(alive))
+        changed = self._replace(alive, scores, births)
+        if not left:
+            return changed
+        weakest = scores[0].masked_fill(~alive, torch.inf).amin(1)
+        chosen = top(-weakest[None], left)[0]
+        return torch.where(chosen[:, None], self._replace(alive, scores, births + 1), changed)
+
+    def _replace(self, alive: Alive, scores: Sequence[Scores], births: int) -> Alive:
+        kept = survivors(scores[0], alive, int(alive[0].sum()) - births)
         return kept | newborn(scores[1], kept, births)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from timm.data import create_dataset
-from timm.data.readers.reader_image_tar import ReaderImageTar
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
 from svite.sparsity.scoring import seeded
@@ -59,16 +59,17 @@ def check(folder: str | Path) -> None:
 def read(path: Path, channels: int, size: int) -> Split:
     """Decode a tar file or a folder of class folders into memory, resized to `size` pixels a side."""
     mode = {1: "L", 3: "RGB"}[channels]
-    dataset = create_dataset("", root=str(path), search_split=False)
+    reader = create_dataset("", root=str(path), search_split=False).reader  # the data set itself would leave files open
     images, labels = [], []
-    for image, label in dataset:
-        image = image.convert(mode)
+    for file, label in (reader[index] for index in range(len(reader))):
+        with file, Image.open(file) as stored:
+            image = stored.convert(mode)
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BICUBIC)
         images.append(np.asarray(image).reshape(size, size, channels))
         labels.append(label)
-    if isinstance(dataset.reader, ReaderImageTar):
-        dataset.reader.tarfile.close()  # timm leaves it open
+    if isinstance(reader, ReaderImageInTar):
+        reader.tar_state.tf.close()
     return Split(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
 
 

@@ -36,7 +36,7 @@ def figure(data: Data, recipe: Recipe | None = None) -> Figure:
     changed = augmented(images, recipe or Recipe(), seeded(0, 0, "figure"))
     drawn = pyplot.figure(figsize=(len(classes), 2.2), layout="constrained")
     for axes, image in zip(drawn.subplots(2, len(classes)).flat, torch.cat([images, changed]), strict=True):
-        axes.imshow(image.permute(1, 2, 0).squeeze(-1), cmap="gray_r")
+        axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray_r")
         axes.set_axis_off()
     pyplot.close(drawn)  # a notebook shows what a cell returns; an open figure it would show twice
     return drawn

@@ -1,0 +1,53 @@
+"""What the documents show, run as shown."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import svite
+from svite.study import METHODS, load
+
+ROOT = Path(__file__).parent.parent
+
+
+def python_blocks(document: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_training_loop_of_the_readme_runs(capsys: pytest.CaptureFixture[str]):
+    (block,) = python_blocks("README.md")
+    seen: dict = {}
+    exec(block, seen)
+    assert seen["sparsifier"].step == 1
+    assert abs(seen["sparsifier"].density - 0.5) < 1e-5
+    assert "blocks.0.attn.qkv.weight" in capsys.readouterr().out
+
+
+def test_the_method_of_contributing_trains():
+    (block,) = python_blocks("CONTRIBUTING.md")
+    seen: dict = {}
+    exec(block, seen)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = seen["mine"](model, 0.25, 20, interval=5)
+    before = {name: alive.clone() for name, alive in sparsifier.masks.items()}
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(torch.randn(8, 16)).square().mean().backward()
+        sparsifier.before_step(optimizer)
+        optimizer.step()
+        sparsifier.after_step()
+    assert abs(sparsifier.density - 0.25) < 0.01
+    assert any(not torch.equal(before[name], alive) for name, alive in sparsifier.masks.items())
+
+
+def test_the_readme_lists_every_method():
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(METHODS) == sorted(svite.methods.__all__)
+
+
+def test_every_recipe_is_a_study():
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        assert load(recipe).grid.densities

@@ -1,0 +1,162 @@
+"""Files that are written whole or not at all, models and checkpoints without pickle, and a disk that is full."""
+
+import json
+import pickle
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import made, same, vit, weights_of
+from tiny_runs import MODEL, a_run, data, files_of
+
+from svite.sparsity.mask import unpack
+from svite.study import Model
+from svite.train.files import sha256, whole, write
+from svite.train.store import build, load_checkpoint, load_model, save_checkpoint, save_model
+
+
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "new" / "note.txt"
+    write(path, "old")
+    with suppress(RuntimeError), whole(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("power cut")
+    assert files_of(tmp_path) == {"new/note.txt": b"old"}
+    write(path, "new")
+    assert files_of(tmp_path) == {"new/note.txt": b"new"}
+    assert sha256(path) == "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437"
+
+
+def test_what_cannot_be_written_is_named_with_its_reason(tmp_path):
+    (tmp_path / "note.txt").mkdir()
+    with pytest.raises(OSError, match=r"note\.txt could not be written: Is a directory"):
+        write(tmp_path / "note.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+FULL = """
+import json, resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+from tiny_runs import a_run
+from svite.train import results
+from svite.train.data import Data
+from svite.train.digits import write_digits
+from svite.train.files import write
+from svite.train.store import save_checkpoint, save_model
+folder = Path(sys.argv[3])
+data, model = Data(sys.argv[2], channels=1, size=12), torch.nn.Linear(99, 99)
+data.train
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+said = []
+for attempt in (
+    lambda: write(folder / "note.txt", "n" * 5000),
+    lambda: save_checkpoint(folder / "run.ckpt", model.state_dict()),
+    lambda: save_model(folder / "models" / "m.safetensors", model, a_run("dense")),
+    lambda: write_digits(folder / "digits"),
+    lambda: results.train(a_run("dense", epochs=1), data, folder),
+):
+    try:
+        attempt()
+    except OSError as error:
+        said.append(error.strerror)
+print(json.dumps(said))
+"""
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path):
+    """A limit on the size of a file stands in for the disk: writing past it fails in the same way."""
+    images, out = data(tmp_path / "data").folder, tmp_path / "out"
+    before = {"note.txt": b"old", "run.ckpt": b"old"}
+    for name, content in before.items():
+        write(out / name, content)
+    arguments = [sys.executable, "-c", FULL, str(Path(__file__).parent), str(images), str(out)]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    names = ["note.txt", "run.ckpt", "m.safetensors", "train.tar", "dense-0.safetensors"]
+    assert len(said) == len(names)
+    for name, sentence in zip(names, said, strict=True):
+        assert f"{name} could not be written: File too large" in sentence
+    assert files_of(out) == before
+
+
+# Models
+
+
+def test_a_model_comes_back_bit_for_bit_with_its_run_and_its_masks(tmp_path):
+    run = a_run("svite")
+    torch.manual_seed(3)
+    model = build(MODEL)
+    sparsifier = made("svite", model)
+    path = tmp_path / "models" / "svite.safetensors"
+    save_model(path, model, run, sparsifier.masks)
+    loaded, its_run = load_model(path)
+    assert same(weights_of(model), weights_of(loaded))
+    assert its_run == run
+    assert list(weights_of(loaded)) == list(build(MODEL).state_dict())  # timm's own names
+    kept = load_file(path)
+    for name, mask in sparsifier.masks.items():
+        assert torch.equal(unpack(kept[f"alive:{name}"], tuple(mask.shape)), mask)
+    save_model(tmp_path / "again.safetensors", model, run, sparsifier.masks)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:-1], lambda b: b"", lambda b: b"\xff" * 50])
+def test_a_damaged_model_is_one_sentence(damage, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(path, build(MODEL), a_run("dense"))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"^The model .*m\.safetensors is damaged \(.*\); delete it and train .*\.$"):
+        load_model(path)
+
+
+def test_a_missing_model_says_how_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"m\.safetensors is missing; .*dvc repro"):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Model(name="vit_nowhere"), MODEL.model_copy(update={"eyes": 2}), MODEL.model_copy(update={"num_heads": 3})],
+)
+def test_a_model_that_timm_cannot_build_is_one_sentence(model):
+    with pytest.raises(ValueError, match=rf"^model: timm can't build '{model.name}': .*\.$"):
+        build(model)
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_comes_back_and_executes_nothing(tmp_path):
+    state = {"step": 3, "model": vit().state_dict(), "rows": [{"epoch": 1}]}
+    save_checkpoint(tmp_path / "run.ckpt", state)
+    loaded = load_checkpoint(tmp_path / "run.ckpt")
+    assert loaded["rows"] == [{"epoch": 1}]
+    assert same(loaded["model"], state["model"])
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"step": Trap()}, tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_checkpoint(tmp_path / "run.ckpt")
+    (tmp_path / "run.ckpt").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ValueError, match="is damaged"):
+        load_checkpoint(tmp_path / "run.ckpt")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000, -1])
+def test_a_truncated_checkpoint_is_one_sentence(size, tmp_path):
+    path = tmp_path / "run.ckpt"
+    save_checkpoint(path, {"model": vit().state_dict()})
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"^The checkpoint .*run\.ckpt is damaged \(.*\); delete it .*\.$") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
