@@ -19,17 +19,8 @@ from svite.notebooks import read_yaml
 
 pytestmark = pytest.mark.xdist_group("smoke")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--virtual-time-budget=20000",
-]
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
+--disable-background-networking --disable-component-update --virtual-time-budget=20000"""
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +56,8 @@ def lock(place: Path) -> dict:
 
 def keys(place: Path) -> set[str]:
     asked = study.load(place / "params.yaml")
-    grid = asked.grid
-    halves = [study.key(study.HALF, 1.0, seed) for seed in grid.seeds]
-    return {*grid.dense_keys, *grid.sparse_keys, *asked.pair.keys, *halves}
+    runs = asked.grid.runs(asked.model, asked.recipe) + asked.pair.runs
+    return {run.key for run in runs} | {study.key(study.HALF, 1.0, seed) for seed in asked.grid.seeds}
 
 
 # ---- what a run leaves --------------------------------------------------------------------------
@@ -220,7 +210,7 @@ def test_metrics_and_experiments(place):
 def test_plots_draw_without_a_network(place, tmp_path):
     toy.dvc(place, "plots", "show", "--out", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").as_uri()
-    command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page]
+    command = [BROWSER, *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert len(re.findall(r'<canvas[^>]*class="marks"', dom)) == len(keys(place))
     assert "cdn.jsdelivr.net/npm/vega" not in dom

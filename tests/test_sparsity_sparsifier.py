@@ -361,6 +361,22 @@ def test_an_update_waits_for_the_next_finite_gradient(method, poison):
     assert not same(before, alive_of(sparsifier))
 
 
+def test_an_update_that_waits_is_still_waited_for_after_a_resume():
+    first, second = vit(), vit()
+    sparsifier = made("svite", first)
+    sparsifier.step = 4
+    backward(first)
+    sparsifier.weights["head.weight"].grad[0, 0] = torch.nan
+    sparsifier.before_step(sgd(first))
+    sparsifier.step = 5
+    resumed = made("svite", second)
+    assert not resumed.update_due
+    resumed.load_state_dict(sparsifier.state_dict())
+    assert resumed.update_due
+    run(second, sgd(second), resumed, range(5, 6))
+    assert [update.step for update in resumed.updates] == [5]
+
+
 def test_snip_does_not_look_at_gradients_that_are_not_finite():
     model = small_model()
     before = weights_of(model)

@@ -176,19 +176,20 @@ class Loop:
             self.sparsifier.load_state_dict(state["sparsifier"])
 
     def fit(self, checkpoint: str | Path | None = None) -> Trained:
-        """Train to the end, from `checkpoint` where there is one, saving there at times."""
+        """Train to the end, from `checkpoint` where there is one, saving there after each epoch and in long ones."""
         if checkpoint is not None and Path(checkpoint).exists():
             self.load_state_dict(load_checkpoint(checkpoint))
         progress, saved = Progress(self.epochs, self.step // self.per_epoch), time.monotonic()
         self.model.train()
         while self.step < self.steps:
             self.advance()
-            if self.step % self.per_epoch == 0:
+            epoch_ended = self.step % self.per_epoch == 0
+            if epoch_ended:
                 row = self.end_epoch()
                 if self.accelerator.is_main_process:
                     progress.show(row["epoch"], row["train_loss"], row["validation_top1"], row["density"])
-            old = time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS
-            if checkpoint is not None and old and self.accelerator.is_main_process:
+            due = epoch_ended or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS
+            if checkpoint is not None and due and self.accelerator.is_main_process:
                 save_checkpoint(checkpoint, self.state_dict())
                 saved = time.monotonic()
         images = self.steps * self.recipe.batch
