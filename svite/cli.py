@@ -18,7 +18,7 @@ def main() -> None:
         signal.signal(sign, interrupt)
     try:
         COMMANDS[arguments.command](arguments)
-    except (PipelineError, NotebookError) as error:
+    except (PipelineError, NotebookError, OSError) as error:
         sys.exit(f"svite: {error}")
     except KeyboardInterrupt:
         sys.exit("\nStopped; the same command goes on from here.")

@@ -268,7 +268,7 @@ def main() -> None:
             clean()
         else:
             run(arguments.name, arguments.key, arguments.section, arguments.parameters)
-    except NotebookError as error:
+    except (NotebookError, OSError) as error:  # OSError: a full disk, no permission
         sys.exit(f"svite: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

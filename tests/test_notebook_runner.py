@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -222,6 +223,16 @@ def test_a_failure_ends_with_its_sentence_and_leaves_no_output(place, source, la
     assert Path(".scratch/notebooks/a.ipynb").exists()
     assert not Path("reports").exists()
     assert not Path("later").exists()
+
+
+def test_a_full_disk_leaves_no_half_written_output(place):
+    save("a", "for _ in range(2000): print('x' * 60)")
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    process = start("a", preexec_fn=limit)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("svite: [Errno 27] File too large")
+    assert not Path("reports").exists()
 
 
 @pytest.mark.parametrize("sign", [2, 9, 15])

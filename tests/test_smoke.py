@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,17 @@ def test_a_clone_rebuilds_the_figures_without_data_or_models(smoke, tmp_path):
     code, out = repro(clone, "figures")
     assert code == 0, out
     assert chores.git("status", "--short", cwd=clone) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.stem for path in sorted(toy.ROOT.glob("notebooks/[0-9]*.ipynb"))])
+def test_run_all_in_jupyter_writes_to_scratch_only(place, name):
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout"]
+    options = {"cwd": place, "env": toy.environment(PYTHONPATH=str(place)), "timeout": 600}
+    run = subprocess.run([*command, f"notebooks/{name}.ipynb"], capture_output=True, text=True, **options)
+    assert run.returncode == 0, run.stderr
+    assert chores.git("status", "--short", cwd=place) == ""
+    assert toy.dvc(place, "status") == "Data and pipelines are up to date.\n"
 
 
 # ---- what a change costs ------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """One training run: resuming, killing, the budget, and what it refuses."""
 
+import copy
 import json
 import signal
 import subprocess
@@ -204,6 +205,42 @@ def test_a_steps_batch_is_a_function_of_seed_and_step(images):
     second.step = other.step = 3
     assert all(torch.equal(a, b) for a, b in zip(first.batch(), second.batch(), strict=True))
     assert not torch.equal(first.batch()[0], other.batch()[0])
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_the_next_one_in_another_order(images):
+    made = Loop(a_run("dense", rotate=0.0, zoom=0.0, shift=0.0), images)
+    epochs = []
+    for epoch in range(2):
+        shown = []
+        for step in range(epoch * made.per_epoch, (epoch + 1) * made.per_epoch):
+            made.step = step
+            shown += [tuple(image.flatten().tolist()) for image in made.batch()[0]]
+        assert len(set(shown)) == len(shown) == 40
+        epochs.append(shown)
+    everything = {tuple(image.flatten().tolist()) for image in images.normalised(images.train.images)}
+    assert set(epochs[0]) < everything
+    assert epochs[0] != epochs[1]
+
+
+def test_dropout_is_a_function_of_seed_and_step_too(images):
+    run = a_run("dense").model_copy(update={"model": MODEL.model_copy(update={"drop_rate": 0.3})})
+    whole, resumed = Loop(run, images), Loop(run, images)
+    steps_of(whole, 3)
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    steps_of(whole, 2)
+    torch.rand(5)
+    steps_of(resumed, 2)
+    assert same(weights_of(whole.plain_model), weights_of(resumed.plain_model))
+
+
+def test_training_follows_the_learning_rate_of_its_schedule(images):
+    made = Loop(a_run("dense", warmup=0.25), images)
+    steps_of(made, made.steps)
+    rates = [row["lr"] for row in made.rows]
+    assert rates[0] == pytest.approx(0.008)  # still warming up, in the fifth of five steps
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[1] > 0.008
+    assert 0 < rates[-1] < 0.001
 
 
 def test_processes_share_the_batch_without_overlap(images):
