@@ -42,10 +42,14 @@ lint: $(ENV)  ## ruff, notebooks too
 	ruff check
 	ruff format --check
 
-test: lint  ## lint and the tests: at most 10 minutes on two cores
+data: data.dvc | $(ENV)
+	dvc pull --quiet --remote bundled data.dvc
+	touch data
+
+test: lint data  ## lint and the tests: at most 10 minutes on two cores
 	pytest -q -n 2 --dist loadgroup -m "not slow"
 
-test-all: $(ENV)  ## the tests that take minutes: at most 40 minutes on two cores
+test-all: data  ## the tests that take minutes: at most 40 minutes on two cores
 	pytest -q -n 2 --dist loadgroup -m slow
 
 bench: $(ENV)  ## speed and memory, as ratios measured in one run

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "train": {"train", "methods", "vit", "sparsity", "study"},
     "report": {"report", "study"},
 }
-ON_TOP = {"notebooks", "pipeline", "chores", "cli", "__main__"}
+ON_TOP = {"notebooks", "locks", "pipeline", "chores", "cli", "__main__"}
 
 
 def module_of(path: Path) -> str:

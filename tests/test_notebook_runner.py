@@ -243,9 +243,9 @@ def test_no_kernel_outlives_its_runner(place, sign):
     kernels = psutil.Process(process.pid).children(recursive=True)
     assert kernels
     process.send_signal(sign)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode != 0
-    assert psutil.wait_procs(kernels, timeout=5)[1] == []
+    assert psutil.wait_procs(kernels, timeout=60)[1] == []
     assert not Path("reports").exists()
 
 
@@ -258,5 +258,5 @@ def test_a_runner_ends_with_its_parent(place):
     family = psutil.Process(parent.pid).children(recursive=True)
     assert len(family) == 2
     parent.kill()
-    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
     parent.communicate()

@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     arguments = [sys.executable, "-c", FULL, str(Path(__file__).parent), str(images), str(out)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     said = json.loads(done.stdout.splitlines()[-1])
-    names = ["note.txt", "run.ckpt", "m.safetensors", "train.tar", "dense-0.safetensors"]
+    names = ["note.txt", "run.ckpt", "m.safetensors", "train.tar", ".ckpt"]
     assert len(said) == len(names)
     for name, sentence in zip(names, said, strict=True):
         assert f"{name} could not be written: File too large" in sentence
