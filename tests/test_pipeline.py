@@ -48,16 +48,6 @@ def finished(done, tmp_path):
     return shutil.copytree(done, tmp_path / "finished")
 
 
-def gone(place: Path, patience: float = 5) -> bool:
-    """Nothing works there any more."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        if not toy.left_over(place):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def wait_for(process: subprocess.Popen, text: str) -> None:
     for line in process.stdout:
         if text in line:
@@ -164,7 +154,7 @@ def test_jobs_is_a_count(project, jobs):
 def test_a_failure_ends_the_others_and_says_why(project):
     sentence = refusal(project, FAIL="run-0", NAP="0.2")
     assert sentence == "svite: run@0: this run was asked to fail."
-    assert gone(project)
+    assert toy.gone(project)
     assert toy.svite(project, "repro", "--jobs", "2")[0] == 0
 
 
@@ -175,7 +165,7 @@ def test_however_it_is_ended_nothing_stays_and_the_next_run_goes_on(project, sig
         process.send_signal(sign)
         out, _ = process.communicate(timeout=30)
     assert process.returncode != 0
-    assert gone(project)
+    assert toy.gone(project)
     if sign != signal.SIGKILL:
         assert out.splitlines()[-1] == "Stopped; the same command goes on from here."
     toy.ran(project)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from svite.chores import git
@@ -124,3 +125,13 @@ def left_over(place: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def gone(place: Path, patience: float = 60) -> bool:
+    """Nothing works there any more."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if not left_over(place):
+            return True
+        time.sleep(0.05)
+    return False
