@@ -263,6 +263,7 @@ def main() -> None:
     runs.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     arguments = parser.parse_args()
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
     try:
         if arguments.command == "clean":
             clean()
