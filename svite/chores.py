@@ -55,10 +55,13 @@ def copy_tree(target: Path) -> None:
 
 
 def toy_copy(target: Path) -> None:
-    """A scratch copy of the working tree whose params.yaml is the toy study's."""
+    """A scratch copy of the working tree whose params.yaml is the toy study's, without the study's results."""
     from ruamel.yaml import YAML
 
     copy_tree(target)
+    (target / "dvc.lock").unlink(missing_ok=True)
+    for results in ("metrics", "curves", "arrays", "reports/figures", "reports/tables"):
+        shutil.rmtree(target / results, ignore_errors=True)
     params = target / "params.yaml"
     YAML().dump(shrink(notebooks.read_yaml(params)), params)
 

@@ -5,11 +5,12 @@ import json
 import re
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import metadata, packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from svite.notebooks import read_yaml
@@ -43,6 +44,12 @@ def test_the_lock_installs_on_any_machine():
     assert not [name for name, version in locked().items() if version.local]
     assert not [name for name in locked() if name.startswith(("nvidia", "cuda", "triton"))]
     assert "svite" not in locked()
+
+
+def test_the_lock_installs_on_the_oldest_python_that_is_promised():
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    wants = {name: metadata(name)["Requires-Python"] for name in locked()}
+    assert not [name for name, python in wants.items() if python and oldest not in SpecifierSet(python)]
 
 
 def test_conda_brings_python_and_takes_the_versions_from_the_lock():

@@ -191,6 +191,7 @@ def test_the_released_codes_cosine_runs_over_all_of_training_to_a_floor():
     assert fraction_at(sparsifier, 500) == pytest.approx(0.2525)
     assert fraction_at(sparsifier, 800) == pytest.approx(0.0523, abs=5e-5)
     assert fraction_at(sparsifier, 1000) == pytest.approx(0.005)
+    assert [step for step in range(1001) if sparsifier.when(step)] == list(range(100, 800, 100))
 
 
 def test_the_released_code_draws_its_start_weight_by_weight():

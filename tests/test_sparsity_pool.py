@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from tiny import vit
 from torch import nn
 
+from svite.methods import omp
 from svite.sparsity.cut import Unit, element, fan_in
 from svite.sparsity.layers import plain_name, units, weights
 from svite.sparsity.pool import erk, together, uniform
@@ -123,6 +124,13 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_says_what_there_is():
         weights(vit(), ["head", "blocks.7.*", "tail"])
     with pytest.raises(ValueError, match="No prunable layer is called nothing"):
         weights(vit(), [])
+
+
+def test_a_tied_weight_is_one_weight():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    assert [unit.name for unit in units(model)] == ["0.weight"]
+    assert omp(model, 0.5).density == 0.5
 
 
 def test_a_model_without_a_prunable_layer_is_an_error():

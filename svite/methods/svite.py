@@ -32,7 +32,7 @@ def svite(
     half density is to reach 79.7 % top-1 on ImageNet-1k (dense: 79.9 %).
 
     `paper=True` follows the released code where it differs from the paper and from this library: the cosine runs over
-    the whole of training to a floor of 0.005 and is cut off at T_end, the first topology is drawn weight by weight
+    the whole of training to a floor of 0.005 and is cut off before T_end, the first topology is drawn weight by weight
     (right in expectation only), and the optimizer sees dense gradients and keeps the moments of what dies and is born.
     Not followed are its ties that lose density, its updates by non-finite gradients, its update after the step in place
     of before it, and its broadcast of every mask at every step.
@@ -60,7 +60,7 @@ def svite(
         model,
         allocate(units(model, layers), density),
         released if paper else exact,
-        every(interval, until=end),
+        every(interval, until=end - 1 if paper else end),
         seed=seed,
         dense_moments=paper,
     )

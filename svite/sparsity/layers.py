@@ -20,7 +20,7 @@ def plain_name(name: str) -> str:
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter by its plain name."""
+    """Every parameter by its plain name, one that is tied by its first."""
     return {plain_name(name): parameter for name, parameter in model.named_parameters()}
 
 
@@ -29,11 +29,10 @@ def weights(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, 
 
     Raises ValueError for a model without such a layer and for a pattern that matches none.
     """
-    found = {
-        plain_name(f"{name}.weight"): module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    layer_weights = {
+        module.weight for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     }
+    found = {name: parameter for name, parameter in named_parameters(model).items() if parameter in layer_weights}
     if not found:
         raise ValueError(f"{type(model).__name__} has no prunable layer; it needs a linear or convolution layer.")
     if layers is None:
