@@ -10,10 +10,12 @@ from typing import Any
 import timm
 import torch
 
-from benchmarks import memory, step, update
+from benchmarks import inference, latency, memory, narrowed, peers, step, update
 from benchmarks.claim import table
+from svite import study
 
 TINY, SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
+AT = (4, 7, 10)  # blocks before which tokens are removed
 
 
 def machine() -> dict[str, Any]:
@@ -34,18 +36,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What a sparsifier costs, as ratios.")
     parser.add_argument("--rounds", type=int, default=40, help="turns that each contestant of a timing takes")
     parser.add_argument("--output", type=Path, default=Path("reports/bench.json"), help="where the numbers go")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="trained models of the study, if there are")
+    parser.add_argument("--latency", type=Path, default=Path("reports/latency.json"), help="where their times go")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    small = partial(timm.create_model, SMALL)
     claims = [
         *memory.measure(TINY, runs=min(arguments.rounds, 3)),
         *step.measure("DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
-        *update.measure("DeiT-Small", partial(timm.create_model, SMALL), arguments.rounds),
+        *update.measure("DeiT-Small", small, arguments.rounds),
+        *inference.measure("DeiT-Small", small, arguments.rounds, AT),
+        *narrowed.measure("DeiT-Small", small, min(arguments.rounds, 10), AT),
+        *peers.measure("DeiT-Small", small, arguments.rounds),
     ]
-    result = {"machine": machine(), "rounds": arguments.rounds, "claims": [claim.entry() for claim in claims]}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    ran = {"machine": machine(), "rounds": arguments.rounds}
+    write(arguments.output, ran | {"claims": [claim.entry() for claim in claims]})
     print(table(claims))
+    if times := latency.measure(study.load().grid, arguments.models, arguments.rounds):
+        write(arguments.latency, ran | {"models": times})
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """A result as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

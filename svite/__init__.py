@@ -7,9 +7,20 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "methods": "svite.methods",
+    "penalty": "svite.penalty",
+    "tokens": "svite.tokens",
     "Sparsifier": "svite.sparsity.sparsifier",
     "attention_maps": "svite.vit.attention",
     "cost": "svite.vit.cost",
+    "export": "svite.store.export",
+    "heads": "svite.vit.structure",
+    "load": "svite.store.saved",
+    "narrow": "svite.vit.narrow",
+    "neurons": "svite.vit.structure",
+    "save": "svite.store.saved",
+    "shrink": "svite.vit.shrink",
+    "structures": "svite.vit.structure",
+    "verify": "svite.vit.verify",
     "workspace": "svite.paths",
 }
 __all__ = sorted(_HOMES)
@@ -21,7 +32,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'svite' has no attribute '{name}'")
     import_module("svite._torchvision")
     home = import_module(_HOMES[name])
-    value = home if name == "methods" else getattr(home, name)
+    value = home if home.__name__ == f"{__name__}.{name}" else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -84,19 +84,25 @@ def key(method: str, density: float, seed: int) -> str:
 
 
 class Grid(_Strict):
-    """Which methods, densities and seeds are run."""
+    """Which methods, densities and seeds are run.
+
+    Methods that take heads, neurons or tokens away have densities of their own, `kept`: half of four heads is two,
+    a twentieth of them is none.
+    """
 
     scratch: tuple[str, ...]
     pretrained: tuple[str, ...]
     densities: tuple[Fraction, ...]
+    structured: tuple[str, ...] = ()
+    kept: tuple[Fraction, ...] = ()
     seeds: tuple[int, ...]
 
-    @field_validator("scratch", "pretrained")
+    @field_validator("scratch", "pretrained", "structured")
     @classmethod
     def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_known(method) for method in methods)
 
-    @field_validator("densities")
+    @field_validator("densities", "kept")
     @classmethod
     def _densities_are_sparse(cls, densities: tuple[float, ...]) -> tuple[float, ...]:
         if 1.0 in densities:
@@ -105,14 +111,19 @@ class Grid(_Strict):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All sparse methods, those from scratch first."""
+        """All methods that prune single weights, those from scratch first."""
         return self.scratch + self.pretrained
+
+    @property
+    def settings(self) -> list[tuple[str, float]]:
+        """Every sparse method with each of its densities."""
+        return [*product(self.methods, self.densities), *product(self.structured, self.kept)]
 
     def runs(self, model: Model, recipe: Recipe) -> list[Run]:
         """Every run of the results table, the dense baseline first."""
         runs = [Run(method=DENSE, seed=seed, model=model, recipe=recipe) for seed in self.seeds]
-        sparse = product(self.methods, self.densities, self.seeds)
-        return runs + [Run(method=m, density=d, seed=s, model=model, recipe=recipe) for m, d, s in sparse]
+        sparse = product(self.settings, self.seeds)
+        return runs + [Run(method=m, density=d, seed=s, model=model, recipe=recipe) for (m, d), s in sparse]
 
 
 class Pair(_Strict):

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,16 +11,25 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks import __main__, memory, step, update
+from benchmarks import __main__, inference, latency, memory, peers, step, update
 from benchmarks.claim import Claim, table
 from benchmarks.interleave import interleave, spread
 from benchmarks.training import Training
+from svite.notebooks import read_yaml
+from svite.study import Run, Study
+from svite.train.store import build, save_model
 
 TOY = "test_vit"
+ROOT = Path(__file__).parents[1]
 
 
 def toy():
     return VisionTransformer(img_size=16, patch_size=8, embed_dim=24, depth=1, num_heads=3, num_classes=5)
+
+
+def toy_of(**arguments):
+    small = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_classes": 5}
+    return VisionTransformer(**small | arguments)
 
 
 @pytest.fixture
@@ -52,6 +62,33 @@ def test_the_spread_holds_the_median():
     assert found == spread(np.arange(101.0))
 
 
+@pytest.mark.parametrize(("floor", "holds"), [(0.85, True), (0.95, False)])
+def test_a_floor_holds_if_the_whole_interval_is_above_it(floor, holds):
+    claim = Claim("speed", "x dense", 1.0, (0.9, 1.2), (0.8, 1.3), floor=floor)
+    assert claim.holds is holds
+    assert f"at least {floor}" in table([claim])
+
+
+def test_half_of_the_heads_and_neurons_are_really_gone():
+    models = inference.contestants(lambda: toy_of(num_heads=4), at=(1,))
+    assert models["half"].blocks[0].attn.num_heads == models["selected"].blocks[0].attn.num_heads == 2
+    assert models["half"].blocks[1].mlp.fc1.out_features == models["dense"].blocks[1].mlp.fc1.out_features / 2
+    assert [hasattr(block, "selector") for block in models["selected"].blocks] == [False, True]
+
+
+def test_trained_models_are_timed_against_the_dense_one_and_missing_ones_left_out(tmp_path):
+    study = Study.model_validate(read_yaml(ROOT / "params.yaml"))
+    run = Run(method="dense", model=study.model)
+    save_model(tmp_path / "dense-0.safetensors", build(study.model), run)
+    save_model(tmp_path / "gmp-0.3-0.safetensors", build(study.model), run)
+    found = latency.measure(study.grid, tmp_path, rounds=2)
+    assert list(found) == ["dense-0", "gmp-0.3-0"]
+    assert list(found["dense-0"]) == ["1", "64"]
+    assert found["dense-0"]["1"]["speedup"] == 1
+    assert found["gmp-0.3-0"]["64"]["milliseconds"] > 0
+    assert latency.measure(study.grid, tmp_path / "nowhere", rounds=2) == {}
+
+
 @pytest.mark.parametrize(("bound", "holds"), [(1.25, True), (1.1, False), (None, None)])
 def test_a_claim_holds_if_its_whole_interval_does(bound, holds):
     claim = Claim("step", "x dense", 1.0, (0.9, 1.2), (0.8, 1.3), bound)
@@ -80,22 +117,22 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     threads, output = torch.get_num_threads(), tmp_path / "new" / "bench.json"
     monkeypatch.setattr(__main__, "TINY", TOY)
     monkeypatch.setattr(__main__, "SMALL", TOY)
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "--rounds", "1", "--output", str(output)])
+    monkeypatch.setattr(__main__, "AT", (1,))
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    options = {"--rounds": 1, "--output": output, "--models": tmp_path, "--latency": tmp_path / "latency.json"}
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *(str(word) for option in options.items() for word in option)])
     try:
         __main__.main()
     finally:
         torch.set_num_threads(threads)
     result = json.loads(output.read_text())
     assert result["machine"]["threads"] == 1
-    assert [claim["bound"] for claim in result["claims"]] == [memory.BOUND] * 2 + [
-        None,
-        step.BOUND,
-        None,
-        None,
-        1.0,
-        1.0,
-    ]
+    bounds = [memory.BOUND] * 2 + [None, step.BOUND, None, None, 1.0, 1.0]
+    floors = [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]
+    assert [claim["bound"] for claim in result["claims"]] == bounds + [None] * len(floors)
+    assert [claim["floor"] for claim in result["claims"]] == [None] * len(bounds) + floors
+    assert not (tmp_path / "latency.json").exists()
     held = result["claims"][0]
     assert 1 < held["value"] <= memory.BOUND
     assert held["holds"]
-    assert len(capsys.readouterr().out.splitlines()) == 2 + len(result["claims"])
+    assert len(capsys.readouterr().out.splitlines()) == 3 + len(result["claims"])  # and that a peer is missing

@@ -1,6 +1,7 @@
 """What the documents show, run as shown."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,25 @@ def python_blocks(document: str) -> list[str]:
 
 
 def test_the_training_loop_of_the_readme_runs(capsys: pytest.CaptureFixture[str]):
-    (block,) = python_blocks("README.md")
+    block, _ = python_blocks("README.md")
     seen: dict = {}
     exec(block, seen)
     assert seen["sparsifier"].step == 1
     assert abs(seen["sparsifier"].density - 0.5) < 1e-5
     assert "blocks.0.attn.qkv.weight" in capsys.readouterr().out
+
+
+def test_the_small_model_of_the_readme_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _, block = python_blocks("README.md")
+    monkeypatch.chdir(tmp_path)
+    seen: dict = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        exec(block, seen)
+    loaded, _ = svite.load("small.safetensors")
+    assert [block.attn.num_heads for block in loaded.blocks] == [2] * 12
+    assert svite.cost(loaded).macs < 0.5 * svite.cost(seen["model"]).macs
+    assert Path("small.onnx").stat().st_size > 1e6
 
 
 def test_the_method_of_contributing_trains():

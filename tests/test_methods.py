@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from tiny import OPTIMIZERS, STEPS, VIT, adamw, dead_are_zero, made, run, train, vit
+from tiny import OPTIMIZERS, STEPS, VIT, adamw, batch, dead_are_zero, made, run, train, vit
 
 from svite import methods
 from svite.sparsity.cut import n_of_m
 from svite.sparsity.layers import units
 from svite.sparsity.pool import erk, uniform
+from svite.train.finish import finished
+from svite.vit.cost import macs
+from svite.vit.verify import verify
 
-NAMES = methods.__all__
+WHOLE = ("group", "layer", "s2vite", "sviteplus", "vtp")  # they take heads, neurons, branches, features or tokens
+NAMES = [name for name in methods.__all__ if name not in WHOLE]  # they prune single weights
 VARIANTS = {
     "registers": {"reg_tokens": 4},
     "layer scale": {"init_values": 1e-4},
@@ -39,17 +43,31 @@ def test_every_method_trains_every_vision_transformer(method, name):
     optimizer, sparsifier = adamw(model), made(method, model)
     run(model, optimizer, sparsifier, range(13))
     assert list(model.state_dict()) == keys
-    assert sparsifier.density < 0.75 or method in ("nm", "gmp")
+    assert sparsifier.density < 0.75 or method in ("nm", "gmp", "l1")
     assert dead_are_zero(sparsifier)
     assert set(sparsifier.masks) <= {f"{n}.weight" for n, _ in model.named_modules()}
     assert ("head_dist.weight" in sparsifier.masks) == (name == "distilled")
     assert len(sparsifier.masks) == 6 + (name == "distilled")
 
 
-@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("name", [*VARIANTS, "distilled"])
+@pytest.mark.parametrize("method", WHOLE)
+def test_every_structured_method_trains_every_vision_transformer_and_leaves_a_smaller_one(method, name):
+    model = variant(name)
+    images = batch(0)[0]
+    whole, sparsifier = macs(model).total(), made(method, model)
+    model.set_distilled_training(True) if name == "distilled" else None
+    run(model, adamw(model), sparsifier)
+    small, _ = finished(model, sparsifier)
+    verify(model, small, images)
+    assert macs(small).total() < whole
+    assert dead_are_zero(sparsifier)
+
+
+@pytest.mark.parametrize("method", [*NAMES, *WHOLE])
 @pytest.mark.parametrize("density", [0.0, 1.5])
 def test_a_density_outside_zero_to_one_is_refused(method, density):
-    with pytest.raises(ValueError, match=rf"density (is|of) {density}"):
+    with pytest.raises(ValueError, match=rf"(keep|density) (is|of) {density}"):
         made(method, vit(), density)
 
 
@@ -63,8 +81,8 @@ def test_layers_narrows_what_is_pruned_and_a_wrong_pattern_is_an_error(method):
 
 @pytest.mark.parametrize("method", sorted({*NAMES} - {"nm"}))
 def test_a_density_that_empties_a_layer_names_it(method):
-    with pytest.raises(ValueError, match=r"no weight in .*head\.weight"):
-        made(method, vit(), 0.0004, **({} if method == "srigl" else {"allocate": uniform}))
+    with pytest.raises(ValueError, match=r"nothing alive in .*head\.weight"):
+        made(method, vit(), 0.0004, **({} if method == "srigl" else {"pool": uniform}))
 
 
 # Structures
@@ -153,7 +171,7 @@ def test_taylor_ends_at_the_asked_density_halfway_at_the_latest():
 
 def test_gmp_follows_its_cubic_at_every_cut():
     model = vit()
-    sparsifier = methods.gmp(model, 0.3, 100, interval=10, begin=0.1, until=0.8, allocate=uniform)
+    sparsifier = methods.gmp(model, 0.3, 100, interval=10, begin=0.1, until=0.8, pool=uniform)
     run(model, adamw(model), sparsifier, range(85))
     steps = [update.step for update in sparsifier.updates]
     assert steps == list(range(10, 81, 10))
@@ -174,7 +192,7 @@ def test_set_and_rigl_replace_their_share_of_the_living():
 
 
 def fraction_at(sparsifier, step: int) -> float:
-    return sparsifier.rule.fraction(step)
+    return sparsifier.fraction(step)
 
 
 def test_svite_drops_by_the_papers_cosine_to_zero_at_t_end():
@@ -221,7 +239,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("method", ["dense", *NAMES])
+@pytest.mark.parametrize("method", ["dense", *methods.__all__])
 def test_the_loss_curve_is_the_recorded_one(method, optimizer):
     """Twenty steps; `SVITE_GOLDEN=write` records them anew after a change that is meant to change them."""
     model = vit()
@@ -235,7 +253,7 @@ def test_the_loss_curve_is_the_recorded_one(method, optimizer):
 
 def test_golden_curves_tell_the_methods_apart():
     curves = {path.stem: path.read_text() for path in GOLDEN.glob("*-adamw.json")}
-    assert len(curves) == len(NAMES) + 1
+    assert len(curves) == len(methods.__all__) + 1
     assert len(set(curves.values())) == len(curves)
 
 

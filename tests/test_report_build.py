@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic_results import GRID, write
+from synthetic_results import GRID, LOSS, STRUCTURED, write, write_measured
 
-from svite.report import build, figures, tables
+from svite.report import build, figures, structure, tables
 from svite.report.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,17 +16,20 @@ NAMES = [name for name in figures.__all__ if name != "save"]
 SMALL = {"scratch": ["svite", "gmp"], "pretrained": ["omp"], "densities": [0.3, 0.1], "seeds": [0, 1]}
 
 
-def study(folder: Path, grid: dict = SMALL) -> Path:
+def study(folder: Path, grid: dict = SMALL, measured: bool = False) -> Path:
     """A folder with everything that a report is built from; the figures are stand-ins."""
     write(folder, grid)
+    if measured:
+        write_measured(folder, grid)
     for name in ("reports/report.typ", "params.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes((ROOT / name).read_bytes())
+    results = Results.read(folder, grid=grid)
     (folder / "reports/figures").mkdir()
-    for name in NAMES:
+    for name in [*NAMES, *structure.drawable(results)]:
         svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
         (folder / f"reports/figures/{name}.svg").write_text(svg)
-    tables.save(Results.read(folder, grid=grid), folder / "reports/tables")
+    tables.save(results, folder / "reports/tables")
     return folder
 
 
@@ -133,6 +136,59 @@ def test_other_grids_build_too(tmp_path, grid):
     text = text_of(study(tmp_path, grid))
     assert ("Does gradual pruning beat SViTE?" in text) == ({"svite", "gmp"} <= set(grid["scratch"]))
     assert ("its dense model trains for half" in text) == bool(grid["pretrained"])
+
+
+WHOLE = SMALL | {"structured": STRUCTURED["structured"], "kept": STRUCTURED["kept"]}
+
+
+def test_heads_neurons_and_tokens_have_a_section(tmp_path):
+    folder = study(tmp_path, WHOLE, measured=True)
+    text = text_of(folder)
+    facts = json.loads((folder / "reports/tables/structure.json").read_text())
+    for part in ("accuracy", "short", "line", "speed", "zeros", "survivors", "tokens"):
+        assert facts[part] in text
+    for row in json.loads((folder / "reports/tables/costs.json").read_text())["rows"]:
+        times = [f"{row[batch]['milliseconds']} {row[batch]['speedup']}" for batch in ("batch_1", "batch_64")]
+        cells = [row["method"], row["kept"], row["nonzero"], row["macs"], row["bytes"], *times, row["top1"]]
+        assert " ".join(cells) in text
+    assert "time saved over operations saved is 0.09 there" in text
+    assert "section 7 says what that does not show" in text
+    assert "nothing here says that any of these models runs faster" not in text
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", (folder / "out/report.html").read_text(), re.DOTALL)
+    assert len(captions) == len(NAMES) + 5 + 4 + 3  # four figures and three tables more
+    assert sum("make bench" in caption for caption in captions) == 1
+
+
+def test_a_claim_that_fails_is_told_as_plainly_as_one_that_holds(tmp_path):
+    text = text_of(study(tmp_path, WHOLE, measured=True))
+    assert "half of the heads and neurons, batch 8 × the speed of dense 2.12 2.07 to 2.17 at least 2 yes" in text
+    assert "batch 8: time saved over MACs saved 0.90 0.85 to 0.95 at least 0.8 yes" in text
+    assert "4, 7, 10, batch 8 × the speed of dense 2.90 2.85 to 2.95 at least 3 no" in text
+    assert "in 3 of 4 cases; it fails for: inference of DeiT-Small, half of the heads and neurons, tokens" in text
+
+
+def test_without_measurements_the_section_says_so(tmp_path):
+    text = text_of(study(tmp_path, WHOLE))
+    assert "Heads, neurons and tokens" in text
+    assert "No time was measured: `make bench` does it." in text
+    assert "Speed of larger models" not in text
+
+
+def test_without_structured_methods_there_is_no_such_section(tmp_path):
+    text = text_of(study(tmp_path, SMALL, measured=True))
+    assert "Heads, neurons and tokens" not in text
+    assert "section 6 says what that does not show" in text
+    assert "are not part of this study" in text
+    assert "nothing here says that any of these models runs faster" in text
+
+
+@pytest.mark.parametrize("methods", [["s2vite"], ["vtp"], ["sviteplus"], ["layer"]])
+def test_each_structured_method_alone_makes_a_report(tmp_path, monkeypatch, methods):
+    monkeypatch.setitem(LOSS, "layer", 1.0)
+    grid = SMALL | {"scratch": ["set"], "structured": methods, "kept": [0.5]}
+    text = text_of(study(tmp_path, grid, measured=True))
+    assert ("Which tokens are kept" in text) == (methods == ["sviteplus"])
+    assert ("Which heads and neurons survive" in text) == (methods == ["s2vite"])
 
 
 def test_a_missing_figure_is_named_and_no_report_is_left(tmp_path):

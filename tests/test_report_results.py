@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
-from synthetic_results import write
+from synthetic_results import STRUCTURED, write
 
-from svite.report.results import Results, halves_of, runs_of
+from svite.report.results import Results, halves_of, runs_of, structured_of
 
+WHOLE = STRUCTURED | {"densities": [0.3], "seeds": [0, 1]}
 GRID = {"scratch": ["svite", "gmp"], "pretrained": ["omp"], "densities": [0.05, 0.3], "seeds": [0, 1]}
 
 
@@ -27,6 +29,43 @@ def test_the_grid_says_which_runs_there_are():
 def test_each_run_knows_the_stage_that_makes_it():
     targets = [run.target for run in [*runs_of(GRID), *halves_of(GRID)]]
     assert {"dense@1", "sparse@svite-0.3-0", "prune@omp-0.05-1", "half@0"} <= set(targets)
+
+
+def test_structured_runs_have_a_grid_and_a_stage_of_their_own():
+    runs = list(structured_of(WHOLE | {"structured": ["s2vite", "vtp"], "seeds": [2]}))
+    assert [run.key for run in runs] == ["s2vite-0.75-2", "s2vite-0.5-2", "vtp-0.75-2", "vtp-0.5-2"]
+    assert runs[1].target == "structure@s2vite-0.5-2"
+    assert list(structured_of(GRID)) == []
+    assert {run.method for run in runs_of(WHOLE)} == {"dense", "svite", "set", "gmp", "omp", "taylor"}
+
+
+def test_structured_runs_stand_apart_and_leave_the_others_as_they_were(tmp_path):
+    write(tmp_path, WHOLE)
+    both, plain = (Results.read(tmp_path, grid=WHOLE | given) for given in ({}, {"structured": [], "kept": []}))
+    for frame in ("runs", "epochs", "updates", "layers"):
+        pd.testing.assert_frame_equal(getattr(both, frame), getattr(plain, frame))
+    assert (both.methods, both.densities) == (plain.methods, plain.densities)
+    assert list(both.structured["key"].unique()) == [run.key for run in structured_of(WHOLE)]
+    assert set(both.structured.columns) == set(both.runs.columns)
+    assert set(both.structured_layers["method"]) == set(WHOLE["structured"])
+    assert len(plain.structured) == len(plain.structured_layers) == 0
+    assert both.gap("s2vite", "dense", 0.5).difference == pytest.approx(-1.16, abs=0.05)
+    assert plain.gap("s2vite", "dense", 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("metrics/train/vtp-0.5-1.json", "structure@vtp-0.5-1"),
+        ("curves/layers/group-0.75-0.csv", "structure@group-0.75-0"),
+        ("arrays/tokens.safetensors", "evaluate"),
+    ],
+)
+def test_a_missing_file_of_a_structured_run_is_named(tmp_path, name, stage):
+    (write(tmp_path, WHOLE) / name).unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        _ = Results.read(tmp_path, grid=WHOLE).tokens
+    assert str(error.value) == f"{tmp_path / name} is missing: `dvc repro {stage}` makes it."
 
 
 def test_half_budget_runs_exist_only_for_methods_that_need_them():
@@ -101,7 +140,7 @@ def test_a_run_that_was_never_tested_is_named(folder):
 
 def test_the_report_needs_no_torch():
     code = (
-        "import sys; from svite.report import build, compare, figures, tables\n"
+        "import sys; from svite.report import build, compare, figures, structure, tables\n"
         "assert figures.accuracy and build.report and tables.save\n"
         "assert not {'torch', 'timm'} & set(sys.modules)"
     )

@@ -11,6 +11,7 @@ from synthetic_results import GRID, PARAMETERS, PRUNABLE, cost, top1, write
 from svite.report import tables
 from svite.report.findings import duel, findings, verdict
 from svite.report.results import Results
+from svite.report.text import signed
 
 METHODS = [*GRID["scratch"], *GRID["pretrained"]]
 
@@ -94,7 +95,7 @@ def test_paired_cells_are_bold_where_the_interval_leaves_out_zero(results):
 
 @pytest.mark.parametrize(("points", "text"), [(-0.5, "−0.50"), (0.004, "0.00"), (-0.004, "0.00"), (1.2, "+1.20")])
 def test_points_carry_their_sign(points, text):
-    assert tables.signed(points) == text
+    assert signed(points) == text
 
 
 def test_readme_is_rewritten_between_its_marks_only(results, tmp_path):

@@ -26,7 +26,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("method", ["svite", "set", "taylor"])
+@pytest.mark.parametrize("method", ["svite", "set", "taylor", "s2vite"])
 def test_masks_agree_on_all_ranks_without_being_sent(ranks, method):
     first, second = (rank[method] for rank in ranks)
     assert first["alive"].keys() == second["alive"].keys()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from svite.sparsity.cut import Cut, Unit, block, element, fan_in, n_of_m
+from svite.sparsity.cut import Cut, Part, Unit, block, element, fan_in, n_of_m
 from svite.sparsity.mask import count, newborn, pack, survivors, top, unpack
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import DropGrow, Prune, bernoulli_start, exact_start
@@ -127,7 +127,7 @@ def test_a_cut_that_does_not_divide_does_not_fit(cut, shape):
 
 
 def pool_of(arenas: int, members: int, density: float) -> Pool:
-    unit = Unit("weight", (("weight", element()),), torch.Size((arenas, members)), arenas, members)
+    unit = Unit("weight", (Part("weight", element()),), torch.Size((arenas, members)), arenas, members)
     return Pool((unit,), density)
 
 

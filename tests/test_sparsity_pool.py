@@ -9,7 +9,7 @@ from tiny import vit
 from torch import nn
 
 from svite.methods import omp
-from svite.sparsity.cut import Unit, element, fan_in
+from svite.sparsity.cut import Part, Unit, element, fan_in
 from svite.sparsity.layers import plain_name, units, weights
 from svite.sparsity.pool import erk, together, uniform
 
@@ -47,7 +47,7 @@ def test_erk_gives_the_densities_of_the_reference_code(base, density, patch, qkv
 
 def layers(shapes: list[tuple[int, int]]) -> list[Unit]:
     return [
-        Unit(f"{i}.weight", ((f"{i}.weight", element()),), torch.Size(shape), 1, shape[0] * shape[1])
+        Unit(f"{i}.weight", (Part(f"{i}.weight", element()),), torch.Size(shape), 1, shape[0] * shape[1])
         for i, shape in enumerate(shapes)
     ]
 
@@ -62,7 +62,7 @@ def test_every_allocation_holds_its_count_or_names_the_empty_layers(shapes, dens
     try:
         pools = allocate(found, density)
     except ValueError as error:
-        assume("leaves no weight in" not in str(error))
+        assume("leaves nothing alive in" not in str(error))
         raise
     kept = sum(pool.keep(pool.density) for pool in pools)
     assert all(0 < pool.density <= 1 + 1e-12 for pool in pools)
@@ -92,9 +92,9 @@ def test_a_density_outside_zero_to_one_is_refused(allocate, density):
 
 
 def test_a_density_that_empties_a_layer_names_it():
-    with pytest.raises(ValueError, match=r"no weight in head\.weight; ask for a higher"):
+    with pytest.raises(ValueError, match=r"nothing alive in head\.weight; ask for a higher"):
         uniform(units(vit()), 0.004)
-    with pytest.raises(ValueError, match=r"no weight in patch_embed\.proj\.weight, "):
+    with pytest.raises(ValueError, match=r"nothing alive in patch_embed\.proj\.weight, "):
         together(units(vit()), 0.0001)
 
 

@@ -578,7 +578,7 @@ def test_a_layer_that_would_end_empty_is_named(start):
     model[1].weight.data.fill_(1e-9)
     before = weights_of(model)
     rule = Prune(magnitude) if start == "pruned" else DropGrow(magnitude, random, constant(0.1))
-    with pytest.raises(ValueError, match=r"no weight in 1\.weight"):
+    with pytest.raises(ValueError, match=r"nothing alive in 1\.weight"):
         Sparsifier(model, together(units(model), 0.001), rule, once(0) if start == "pruned" else every(5, until=9))
     assert same(before, weights_of(model))
 
@@ -595,7 +595,7 @@ def test_an_update_without_gradients_is_an_error_that_names_the_weight():
 def test_scores_are_averaged_over_the_batches_before_an_update():
     model = nn.Linear(3, 1, bias=False)
     model.weight.data = torch.tensor([[1.0, 1.0, 1.0]])
-    sparsifier = methods.taylor(model, 1 / 3, 8, batches=3, rounds=1, allocate=uniform)
+    sparsifier = methods.taylor(model, 1 / 3, 8, batches=3, rounds=1, pool=uniform)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     inputs = [[9.0, 0.0, 0.0], [0.0, 2.0, 1.0], [0.0, 2.0, 1.0], [0.0, 0.0, 2.2]]  # the first is not looked at
     for row in inputs:

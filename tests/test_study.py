@@ -31,7 +31,7 @@ WRONG = [
     (
         "grid.scratch",
         ["svite", "sivte"],
-        "grid.scratch: there is no method 'sivte'; the methods are gmp, nm, omp, rigl,",
+        "grid.scratch: there is no method 'sivte'; the methods are gmp, group, l1, layer, nm, omp,",
     ),
     ("grid.densities", [0.5, 0.0], "grid.densities.1: Input should be greater than 0 (got 0.0)."),
     ("grid.densities", [1.5], "grid.densities.0: Input should be less than or equal to 1 (got 1.5)."),
@@ -76,10 +76,11 @@ def test_a_file_that_is_no_mapping_is_one_sentence(text, said, tmp_path):
 def test_the_committed_study_is_the_grid_that_it_says_it_is():
     study = load(PARAMS)
     runs = study.grid.runs(study.model, study.recipe)
-    seeds, densities = len(study.grid.seeds), len(study.grid.densities)
-    assert len(runs) == seeds * (1 + len(study.grid.methods) * densities)
+    grid = study.grid
+    settings = len(grid.methods) * len(grid.densities) + len(grid.structured) * len(grid.kept)
+    assert len(runs) == len(grid.seeds) * (1 + settings)
     assert len({run.key for run in runs}) == len(runs)
-    assert {run.method for run in runs} == {"dense", *study.grid.methods}
+    assert {run.method for run in runs} == {"dense", *grid.methods, *grid.structured}
     assert all(run.recipe == study.recipe and run.model == study.model for run in runs)
     assert [run.key for run in study.pair.runs] == ["pair-dense", "pair-svite"]
 

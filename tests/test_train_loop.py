@@ -288,7 +288,7 @@ def test_bad_runs_get_one_sentence_and_write_nothing(images, half, tmp_path):
     assert "no optimizer 'adamz'" in refused(tmp_path, a_run("svite", optimizer="adamz"), images)
     assert "LBFGS" not in refused(tmp_path, a_run("svite", optimizer="madgrad"), images)
     assert "recipe.batch is 999, more than the 42" in refused(tmp_path, a_run("dense", batch=999), images)
-    assert "leaves no weight in" in refused(tmp_path, a_run("svite", 0.0001), images)
+    assert "leaves nothing alive in" in refused(tmp_path, a_run("svite", 0.0001), images)
     other = a_run("dense").model_copy(update={"model": Model(name="vit_tiny_no_such")})
     assert "timm can't build 'vit_tiny_no_such'" in refused(tmp_path, other, images)
     wrong = a_run("dense").model_copy(update={"model": MODEL.model_copy(update={"colour": "red"})})

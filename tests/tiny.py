@@ -97,6 +97,8 @@ def made(method: str, model: nn.Module, density: float = 0.5, **arguments: objec
         return methods.snip(model, density, **arguments)
     if method == "omp":
         return methods.omp(model, density, **arguments)
+    if method == "s2vite":
+        return methods.s2vite(model, density, density, STEPS, **{"interval": 4, **arguments})
     if method == "taylor":
         return methods.taylor(model, density, STEPS, **{"batches": 4, "rounds": 3, **arguments})
     return getattr(methods, method)(model, density, STEPS, **{"interval": 4, **arguments})

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from svite.store.files import sha256
 from svite.study import Model, Recipe, Run
 from svite.train.data import CHECKSUMS, Data
-from svite.train.files import sha256
 
 MODEL = Model(
     name="vit_tiny_patch16_224",

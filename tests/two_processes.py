@@ -100,7 +100,7 @@ def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     counting = Counting()
-    found = {method: explicit(method, rank, counting) for method in ("svite", "set", "taylor")}
+    found = {method: explicit(method, rank, counting) for method in ("svite", "set", "taylor", "s2vite")}
     found |= {"attached": attached(rank), "alone": {name: mask.clone() for name, mask in alone().items()}}
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from svite.sparsity.layers import units
+from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import cubic, every
@@ -20,19 +20,21 @@ def gmp(
     interval: int = 100,
     begin: float = 0.1,
     until: float = 0.8,
-    allocate: Allocation = together,
+    cut: Cutting = elements,
+    pool: Allocation = together,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Start dense; sparsity rises as s_f (1 - (1 - progress)^3), the smallest weights going first (arXiv 1710.01878).
 
     Args:
         model: changed in place.
-        density: kept fraction of the prunable weights in the end, in (0, 1].
+        density: kept fraction of the members in the end, in (0, 1].
         steps: optimizer steps of the whole training.
         interval: steps between cuts.
         begin: share of `steps` before which the model stays dense.
         until: share of `steps` at which the density is reached.
-        allocate: how density is spread over layers (default: all layers compete).
+        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        pool: how density is spread over layers (default: all layers compete).
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
@@ -43,7 +45,7 @@ def gmp(
     whole_intervals = (last - first) // max(interval, 1) * interval
     return Sparsifier(
         model,
-        allocate(units(model, layers), density),
+        pool(cut(model, layers), density),
         Prune(magnitude, cubic(0.0, 1.0, end=last, begin=first)),
         every(interval, until=last, begin=last - whole_intervals),
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from svite.sparsity.layers import units
+from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, erk
 from svite.sparsity.rule import DropGrow
 from svite.sparsity.schedule import cosine, every
@@ -21,7 +21,8 @@ def rigl(
     fraction: float = 0.3,
     until: float = 0.75,
     batches: int = 1,
-    allocate: Allocation = erk,
+    cut: Cutting = elements,
+    pool: Allocation = erk,
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Sparsifier:
@@ -31,13 +32,14 @@ def rigl(
 
     Args:
         model: changed in place.
-        density: kept fraction of the prunable weights, in (0, 1].
+        density: kept fraction of the members, in (0, 1].
         steps: optimizer steps of the whole training.
         interval: steps between updates.
         fraction: share of the living that the first update replaces (alpha).
         until: share of `steps` at which that share reaches zero (T_end).
         batches: growth gradients are averaged over so many steps before an update (the paper: 1).
-        allocate: how density is spread over layers.
+        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        pool: how density is spread over layers.
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
         seed: of the topology.
 
@@ -47,7 +49,7 @@ def rigl(
     end = int(until * steps)
     return Sparsifier(
         model,
-        allocate(units(model, layers), density),
+        pool(cut(model, layers), density),
         DropGrow(magnitude, gradient, cosine(fraction, end), batches=batches),
         every(interval, until=end),
         seed=seed,

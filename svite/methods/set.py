@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from svite.sparsity.layers import units
+from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, erk
 from svite.sparsity.rule import DropGrow
 from svite.sparsity.schedule import constant, every
@@ -20,7 +20,8 @@ def set(
     interval: int = 100,
     fraction: float = 0.3,
     until: float = 0.8,
-    allocate: Allocation = erk,
+    cut: Cutting = elements,
+    pool: Allocation = erk,
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Sparsifier:
@@ -31,12 +32,13 @@ def set(
 
     Args:
         model: changed in place.
-        density: kept fraction of the prunable weights, in (0, 1].
+        density: kept fraction of the members, in (0, 1].
         steps: optimizer steps of the whole training.
         interval: steps between updates.
         fraction: share of the living that an update replaces (the paper's zeta, 0.3).
         until: share of `steps` after which the topology stays.
-        allocate: how density is spread over layers.
+        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        pool: how density is spread over layers.
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
         seed: of the topology.
 
@@ -45,7 +47,7 @@ def set(
     """
     return Sparsifier(
         model,
-        allocate(units(model, layers), density),
+        pool(cut(model, layers), density),
         DropGrow(magnitude, random, constant(fraction)),
         every(interval, until=int(until * steps)),
         seed=seed,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from svite.sparsity.layers import units
+from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import once
@@ -16,18 +16,20 @@ def snip(
     model: nn.Module,
     density: float,
     *,
-    allocate: Allocation = together,
+    cut: Cutting = elements,
+    pool: Allocation = together,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Prune once, before training, by |w dL/dw| of the gradients in `.grad` (arXiv 1810.02340, section 4).
 
     Args:
         model: changed in place; a backward pass has been made.
-        density: kept fraction of the prunable weights, in (0, 1].
-        allocate: how density is spread over layers (the paper: all layers compete).
+        density: kept fraction of the members, in (0, 1].
+        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        pool: how density is spread over layers (the paper: all layers compete).
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
         ValueError: no gradients; density outside (0, 1], or one that would empty a layer; no such layer.
     """
-    return Sparsifier(model, allocate(units(model, layers), density), Prune(saliency), once(0))
+    return Sparsifier(model, pool(cut(model, layers), density), Prune(saliency), once(0))

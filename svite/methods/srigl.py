@@ -21,7 +21,7 @@ def srigl(
     interval: int = 100,
     fraction: float = 0.3,
     until: float = 0.75,
-    allocate: Allocation = erk,
+    pool: Allocation = erk,
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Sparsifier:
@@ -37,7 +37,7 @@ def srigl(
         interval: steps between updates.
         fraction: share of the living that the first update replaces.
         until: share of `steps` at which that share reaches zero.
-        allocate: how density is spread over layers.
+        pool: how density is spread over layers.
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
         seed: of the topology.
 
@@ -47,7 +47,7 @@ def srigl(
     end = int(until * steps)
     return Sparsifier(
         model,
-        allocate(units(model, layers, fan_in()), density),
+        pool(units(model, layers, fan_in()), density),
         DropGrow(magnitude, gradient, cosine(fraction, end)),
         every(interval, until=end),
         seed=seed,

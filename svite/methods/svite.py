@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from svite.sparsity.layers import units
+from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, erk
 from svite.sparsity.rule import DropGrow, bernoulli_start
 from svite.sparsity.schedule import cosine, every
@@ -22,7 +22,8 @@ def svite(
     until: float = 0.8,
     batches: int = 1,
     paper: bool = False,
-    allocate: Allocation = erk,
+    cut: Cutting = elements,
+    pool: Allocation = erk,
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Sparsifier:
@@ -39,14 +40,15 @@ def svite(
 
     Args:
         model: changed in place.
-        density: kept fraction of the prunable weights, in (0, 1].
+        density: kept fraction of the members, in (0, 1].
         steps: optimizer steps of the whole training.
         interval: steps between updates (Delta T; the authors' runs: about 1 % of training).
         fraction: share of the living that the first update replaces (alpha).
         until: share of `steps` after which the topology stays (T_end).
         batches: growth gradients are averaged over so many steps before an update (the paper: 1).
         paper: follow the released code.
-        allocate: how density is spread over layers.
+        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        pool: how density is spread over layers.
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
         seed: of the topology.
 
@@ -58,7 +60,7 @@ def svite(
     released = DropGrow(magnitude, gradient, cosine(fraction, steps, stop=0.005), bernoulli_start, batches)
     return Sparsifier(
         model,
-        allocate(units(model, layers), density),
+        pool(cut(model, layers), density),
         released if paper else exact,
         every(interval, until=end - 1 if paper else end),
         seed=seed,

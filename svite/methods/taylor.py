@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from svite.sparsity.layers import units
+from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import every, linear
@@ -19,7 +19,8 @@ def taylor(
     *,
     batches: int = 10,
     rounds: int = 5,
-    allocate: Allocation = together,
+    cut: Cutting = elements,
+    pool: Allocation = together,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Prune a trained model in `rounds` cuts by (w dL/dw)^2, averaged over batches (arXiv 1906.10771, section 3).
@@ -29,11 +30,12 @@ def taylor(
 
     Args:
         model: trained; changed in place over the next steps.
-        density: kept fraction of the prunable weights in the end, in (0, 1].
+        density: kept fraction of the members in the end, in (0, 1].
         steps: optimizer steps of the training that follows.
         batches: steps over which a score is averaged.
         rounds: cuts.
-        allocate: how density is spread over layers (default: all layers compete).
+        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        pool: how density is spread over layers (default: all layers compete).
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
@@ -45,7 +47,7 @@ def taylor(
     last = batches * rounds
     return Sparsifier(
         model,
-        allocate(units(model, layers), density),
+        pool(cut(model, layers), density),
         Prune(squared_change, linear(0.0, 1.0, end=last), batches),
         every(batches, until=last),
     )

@@ -7,8 +7,8 @@ Submodules load when they are first asked for, so that a stage that needs one of
 from importlib import import_module
 
 MODULES = (
-    "attention", "build", "compare", "diagram", "figures", "findings", "paired", "results", "schedules",
-    "style", "tables", "topology",
+    "attention", "build", "compare", "costs", "diagram", "figures", "findings", "gains", "measured", "paired",
+    "results", "schedules", "structure", "style", "tables", "text", "tokens", "topology",
 )  # fmt: skip
 
 

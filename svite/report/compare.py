@@ -10,7 +10,7 @@ from svite.study import DENSE, Grid, key
 
 
 def compare(correct: Mapping[str, Iterable[bool]], grid: Grid) -> list[dict[str, Any]]:
-    """The paired interval of every sparse method of the grid against dense, and against SViTE at the same density.
+    """The paired interval of every sparse method against dense, and against SViTE at the same density of weights.
 
     `correct` says of each run, by key, which test images it got right.
     """
@@ -19,11 +19,10 @@ def compare(correct: Mapping[str, Iterable[bool]], grid: Grid) -> list[dict[str,
         return np.stack([np.asarray(correct[key(method, density, seed)]) for seed in grid.seeds])
 
     rows = []
-    for density in grid.densities:
-        for method in grid.methods:
-            references = [DENSE] + ["svite"] * ("svite" in grid.methods and method != "svite")
-            for against in references:
-                found = interval(right(method, density), right(against, density))
-                named = dict(zip(("difference", "low", "high"), (round(points, 4) for points in found), strict=True))
-                rows.append({"density": density, "method": method, "against": against, **named})
+    for method, density in sorted(grid.settings, key=lambda setting: -setting[1]):
+        rivals = {"svite"} & set(grid.methods) if method in grid.methods else set()
+        for against in [DENSE, *(rivals - {method})]:
+            found = interval(right(method, density), right(against, density))
+            named = dict(zip(("difference", "low", "high"), (round(points, 4) for points in found), strict=True))
+            rows.append({"density": density, "method": method, "against": against, **named})
     return rows

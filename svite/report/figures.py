@@ -16,14 +16,15 @@ from svite.report.results import Results
 from svite.report.schedules import drop_fraction, gradual
 from svite.report.style import (
     INK,
-    MUTED,
     band,
     canvas,
     drawn,
     key,
+    legend_beside,
     look,
     place,
     save,
+    sizes,
     sparsity_axis,
     sparsity_of,
     spread,
@@ -99,14 +100,14 @@ def cost(results: Results) -> Figure:
         "Multiply-accumulates, dead weights counted as free except where their gradients are needed. Methods\n"
         "that start from a dense model pay for its training too. Mean over seeds.",
     )  # fmt: skip
-    ax = fig.subplots()
+    ax, large = fig.subplots(), sizes(results.densities)
     for method in results.methods:
         style = look(method)
         means = results.of(method).groupby("density")[["training_cost", "top1"]].mean()
         means = means.sort_index(ascending=False)
         ax.plot(means["training_cost"], means["top1"], color=style.color, lw=1.2, alpha=0.7)
-        for size, (x, y) in zip(_sizes(results), means.to_numpy(), strict=True):
-            ax.plot(x, y, style.marker, color=style.color, ms=size * style.scale, mec="white", mew=0.8)
+        for density, (x, y) in zip(means.index, means.to_numpy(), strict=True):
+            ax.plot(x, y, style.marker, color=style.color, ms=large[density] * style.scale, mec="white", mew=0.8)
     dense, style = results.of("dense")["top1"].mean(), look("dense")
     ax.plot(1, dense, style.marker, color=style.color, ms=9 * style.scale, mec="white")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
@@ -114,25 +115,9 @@ def cost(results: Results) -> Figure:
     ax.margins(y=0.08)
     ax.set_xlabel("Operations of training, dense pre-training included (dense run = 100 %)")
     ax.set_ylabel("Top-1 accuracy on test images (%)")
-    _cost_legend(ax, results)
+    marks = {sparsity_of(density): size for density, size in large.items()}
+    legend_beside(ax, ["dense", *results.methods], marks, "Sparsity")
     return fig
-
-
-def _sizes(results: Results) -> np.ndarray:
-    """Marker sizes, the densest setting's first: less is left, less is drawn."""
-    return np.linspace(10.0, 4.5, len(results.densities))
-
-
-def _cost_legend(ax: Axes, results: Results) -> None:
-    """Beside the panel: methods by colour and marker, sparsities by size."""
-    methods = [look(method) for method in ["dense", *results.methods]]
-    marks = [ax.plot([], [], m.marker, color=m.color, ms=6 * m.scale, label=m.label)[0] for m in methods]
-    pairs = zip(results.densities, _sizes(results), strict=True)
-    dots = [ax.plot([], [], "o", color=MUTED, ms=size, label=sparsity_of(d))[0] for d, size in pairs]
-    for handles, title, edge in ((marks, "Method", "upper"), (dots, "Sparsity", "lower")):
-        ax.figure.legend(
-            handles=handles, title=title, alignment="left", handletextpad=0.4, loc=f"outside right {edge}"
-        )  # fmt: skip
 
 
 @drawn

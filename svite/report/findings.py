@@ -7,6 +7,7 @@ import numpy as np
 
 from svite.report.results import Results
 from svite.report.style import look, sparsity_of
+from svite.report.text import listed
 
 NEAR = 1.0  # points of top-1 below dense that count as "as good, nearly"
 
@@ -47,10 +48,8 @@ def _half_epochs(results: Results) -> int | None:
 
 def _paired(results: Results, method: str, against: str, density: float) -> dict[str, float] | None:
     """Method minus another at one density, in points with its interval; None if not compared."""
-    frame = results.paired.query("method == @method and against == @against and density == @density")
-    if frame.empty:
-        return None
-    return {name: float(frame.iloc[0][name]) for name in ("difference", "low", "high")}
+    gap = results.gap(method, against, density)
+    return gap and {name: float(getattr(gap, name)) for name in ("difference", "low", "high")}
 
 
 def _best(results: Results, density: float) -> dict[str, Any]:
@@ -102,15 +101,6 @@ def verdict(rows: Sequence[dict[str, Any]], one: str, other: str) -> str:
         parts.append(f"no difference is resolved at {listed(where['level'])}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as a sentence lists them.
-
-    >>> listed(["40 %", "70 %", "90 %"])
-    '40 %, 70 % and 90 %'
-    """
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _nearest(results: Results, method: str) -> dict[str, Any]:

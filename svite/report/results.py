@@ -40,13 +40,20 @@ class Run:
 
 
 def runs_of(grid: Mapping[str, Any]) -> Iterator[Run]:
-    """Every run that the grid asks for: dense first, then methods in the grid's own order."""
+    """Dense and every method that prunes single weights, in the grid's own order."""
     seeds = grid["seeds"]
     yield from (Run(DENSE, 1.0, seed, DENSE) for seed in seeds)
     for family, stage in (("scratch", "sparse"), ("pretrained", "prune")):
         for method in grid.get(family) or ():
             for density in sorted(grid["densities"], reverse=True):
                 yield from (Run(method, float(density), seed, stage) for seed in seeds)
+
+
+def structured_of(grid: Mapping[str, Any]) -> Iterator[Run]:
+    """Every run of the methods that take heads, neurons, features or tokens away."""
+    for method in grid.get("structured") or ():
+        for share in sorted(grid["kept"], reverse=True):
+            yield from (Run(method, float(share), seed, "structure") for seed in grid["seeds"])
 
 
 def halves_of(grid: Mapping[str, Any]) -> list[Run]:
@@ -59,26 +66,32 @@ class Results:
     """Everything that tables and figures draw on."""
 
     folder: Path
-    runs: pd.DataFrame  # a run: method, density, seed, what metrics/train and metrics/test say
+    runs: pd.DataFrame  # a run, dense or of single weights: method, density, seed, what metrics/ says
     epochs: pd.DataFrame  # a run and epoch; the half-budget dense runs too, as method "half"
     updates: pd.DataFrame  # a run and topology update
     layers: pd.DataFrame  # a run and layer
     paired: pd.DataFrame  # method minus another, points of top-1, with a 95 % interval
     data: dict[str, Any]
+    structured: pd.DataFrame  # a run of a structured method: the columns of `runs`, density is the kept share
+    structured_layers: pd.DataFrame  # a structured run and unit: the columns of `layers`
 
     @classmethod
     def read(cls, folder: str | Path = ".", *, grid: Mapping[str, Any]) -> "Results":
         """The results of the grid's runs in `folder`; a missing file is named in one sentence."""
-        folder, runs = Path(folder), list(runs_of(grid))
+        folder, runs, structured = Path(folder), list(runs_of(grid)), list(structured_of(grid))
         sparse = [run for run in runs if run.method != DENSE]
+        frame = _run_frame(folder, [*runs, *structured])
+        layers = _curves(folder, "layers", [*sparse, *structured])
         return cls(
             folder=folder,
-            runs=_run_frame(folder, runs),
+            runs=_those(frame, runs),
             epochs=_curves(folder, "epochs", [*runs, *halves_of(grid)]),
             updates=_curves(folder, "updates", sparse),
-            layers=_curves(folder, "layers", sparse),
-            paired=_paired_frame(folder, sparse),
+            layers=_those(layers, sparse),
+            paired=_paired_frame(folder, [*sparse, *structured]),
             data=_json(folder / "metrics/data.json", "data"),
+            structured=_those(frame, structured),
+            structured_layers=_those(layers, structured),
         )
 
     @property
@@ -95,6 +108,11 @@ class Results:
         """The runs of these methods."""
         return self.runs[self.runs["method"].isin(methods)]
 
+    def gap(self, method: str, against: str, density: float) -> Any:
+        """The row of `paired` of one method minus another at a density; None where they were not compared."""
+        asked = (method, against, density)
+        return next((row for row in self.paired.itertuples() if (row.method, row.against, row.density) == asked), None)
+
     @cached_property
     def pair(self) -> dict[str, dict[str, Any]]:
         """Training metrics of the larger pair of models whose attention is drawn."""
@@ -105,6 +123,11 @@ class Results:
         """Maps of attention from the centre patch: (layers, heads, rows, columns) a model."""
         arrays = _load(self.folder / "arrays/attention.safetensors", "evaluate", load_file)
         return {name: arrays[name] for name in PAIR}
+
+    @cached_property
+    def tokens(self) -> dict[str, np.ndarray]:
+        """Test images (image, channel, row, column) and which of their patches stay (image, patch), row by row."""
+        return _load(self.folder / "arrays/tokens.safetensors", "evaluate", load_file)
 
 
 def _load(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
@@ -146,6 +169,11 @@ def _curves(folder: Path, kind: str, runs: list[Run]) -> pd.DataFrame:
         frames.append(frame.assign(**names))
     frames = [frame for frame in frames if len(frame)] or frames[:1]
     return pd.concat(frames, ignore_index=True)
+
+
+def _those(frame: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
+    """The rows of these runs."""
+    return frame[frame["key"].isin([run.key for run in runs])].reset_index(drop=True)
 
 
 def _paired_frame(folder: Path, runs: list[Run]) -> pd.DataFrame:

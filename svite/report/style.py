@@ -3,7 +3,7 @@
 Figures are built without pyplot, so drawing one neither opens a window nor leaves state behind.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -47,6 +47,12 @@ LOOKS = {
     "snip": Look("SNIP", BROWN, "X"),
     "srigl": Look("SRigL", ROSE, "p"),
     "nm": Look("N:M", GREY, "h"),
+    "s2vite": Look("S2ViTE", "#001c7f", "H", 1.1),
+    "group": Look("Group sparsity", "#8c0800", "<", 1.15),
+    "layer": Look("Layer sparsity", "#b8850a", "8"),
+    "l1": Look("L1 penalty", "#592f0d", r"$\odot$", 1.3),
+    "vtp": Look("VTP", "#006374", ">", 1.15),
+    "sviteplus": Look("SViTE+", "#7b3aa0", "d", 1.15),
 }
 
 
@@ -135,6 +141,23 @@ def key(fig: Figure, ax: Axes) -> None:
         handles, labels, loc="outside lower center", ncols=len(labels), columnspacing=1.3,
         handlelength=1.6, handletextpad=0.5,
     )  # fmt: skip
+
+
+def sizes(shares: Iterable[float]) -> dict[float, float]:
+    """Marker size of each kept share, the largest share first: less is left, less is drawn."""
+    ordered = sorted(set(shares), reverse=True)
+    return dict(zip(ordered, np.linspace(10.0, 4.5, len(ordered)), strict=True))
+
+
+def legend_beside(ax: Axes, methods: Iterable[str], marks: Mapping[str, float], title: str) -> None:
+    """Beside the panels: methods by colour and marker, and what a marker's size means."""
+    looks = [look(method) for method in methods]
+    named = [ax.plot([], [], m.marker, color=m.color, ms=6 * m.scale, label=m.label)[0] for m in looks]
+    dots = [ax.plot([], [], "o", color=MUTED, ms=size, label=label)[0] for label, size in marks.items()]
+    for handles, heading, edge in ((named, "Method", "upper"), (dots, title, "lower")):
+        ax.figure.legend(
+            handles=handles, title=heading, alignment="left", handletextpad=0.4, loc=f"outside right {edge}"
+        )  # fmt: skip
 
 
 def save(fig: Figure, folder: str | Path, name: str) -> list[Path]:

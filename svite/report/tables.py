@@ -11,9 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from svite.report import costs, gains, measured
 from svite.report.findings import findings
 from svite.report.results import Results
 from svite.report.style import look, sparsity_of
+from svite.report.text import difference, spread
 
 COLUMNS = {
     "method": "Method", "sparsity": "Sparsity", "nonzero": "Non-zero parameters",
@@ -58,19 +60,14 @@ def rows(results: Results) -> list[dict[str, Any]]:
             "color": look(row.method).color,
             "sparsity": sparsity_of(row.density),
             "nonzero": f"{row.nonzero:,}",
-            "top1": _spread(row.top1, row.top1_std),
-            "top5": _spread(row.top5, row.top5_std),
+            "top1": spread(row.top1, row.top1_std),
+            "top5": spread(row.top5, row.top5_std),
             "cost": f"{row.cost:.2f}×",
             "best": bool(row.method != "dense" and abs(row.top1 - top) < 1e-9),
             "command": _command(groups.get_group((row.method, row.density))),
         }
         for row, top in zip(frame.itertuples(), best, strict=True)
     ]
-
-
-def _spread(mean: float, std: float) -> str:
-    """A mean with its standard deviation, which one seed alone has not."""
-    return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
 
 
 def _command(runs: pd.DataFrame) -> str:
@@ -82,38 +79,19 @@ def _command(runs: pd.DataFrame) -> str:
 
 def paired_rows(results: Results, against: str) -> list[dict[str, Any]]:
     """Each method's differences from another, one cell a sparsity."""
-    chosen = results.paired[results.paired["against"] == against]
-    cells = {(row.method, row.density): row for row in chosen.itertuples()}
     return [
         {
             "method": look(method).label,
             "color": look(method).color,
-            "cells": [_difference(cells.get((method, d))) for d in results.densities],
+            "cells": [difference(results.gap(method, against, density)) for density in results.densities],
         }
         for method in results.methods
         if method != against
     ]
 
 
-def _difference(row: Any) -> dict[str, Any]:
-    """A difference with its interval, and whether the interval leaves out zero."""
-    if row is None:
-        return {"difference": "–", "interval": "", "clear": False}
-    return {
-        "difference": signed(row.difference),
-        "interval": f"{signed(row.low)} to {signed(row.high)}",
-        "clear": bool(row.low > 0 or row.high < 0),
-    }
-
-
-def signed(points: float) -> str:
-    """Points with their sign: -0.5 -> '−0.50', 0.001 -> '0.00'."""
-    text = f"{points:+.2f}".replace("-", "−")
-    return "0.00" if text[1:] == "0.00" else text
-
-
 def save(results: Results, folder: str | Path = "reports/tables") -> pd.DataFrame:
-    """Write the table as results.csv and results.html, and what the report reads as JSON."""
+    """Write the table as results.csv and results.html, costs as costs.csv, and what the report reads as JSON."""
     folder, frame = Path(folder), table(results)
     folder.mkdir(parents=True, exist_ok=True)
     frame.round(6).to_csv(folder / "results.csv", index=False, lineterminator="\n")
@@ -123,10 +101,15 @@ def save(results: Results, folder: str | Path = "reports/tables") -> pd.DataFram
         ("results", {"rows": rows(results), "note": _note(results)}),
         ("paired", paired | {"sparsities": [sparsity_of(d) for d in results.densities]}),
         ("findings", findings(results)),
+        ("structure", gains.findings(results)),
+        ("costs", {"rows": costs.rows(results) if len(results.structured) else [], "note": costs.note(results)}),
+        ("claims", measured.verdict(results.folder)),
     ):
         exact = json.loads(json.dumps(value), parse_float=lambda number: round(float(number), 6))
         text = json.dumps(exact, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    if len(results.structured):
+        costs.costs(results).round(6).to_csv(folder / "costs.csv", index=False, lineterminator="\n")
     return frame
 
 

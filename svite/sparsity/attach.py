@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from svite.sparsity.optimizers import mixes_entries, unwrapped
+from svite.sparsity.optimizers import unwrapped
 
 if TYPE_CHECKING:
     from svite.sparsity.sparsifier import Sparsifier
@@ -22,11 +22,10 @@ class Attachment:
             inner.register_step_pre_hook(_prepare(sparsifier)),
             inner.register_step_post_hook(lambda *_: sparsifier.after_step()),
         ]
-        if not (sparsifier.dense_moments or mixes_entries(inner)):
-            self._handles += [
-                weight.register_post_accumulate_grad_hook(_mask_gradient(sparsifier, name))
-                for name, weight in sparsifier.weights.items()
-            ]
+        self._handles += [
+            sparsifier.weights[name].register_post_accumulate_grad_hook(_mask_gradient(sparsifier, name))
+            for name in sparsifier.masked_gradients(inner)
+        ]
 
     def remove(self) -> None:
         """Take every hook off again."""

@@ -1,17 +1,19 @@
 """Granularity: how weights are cut into members that live or die together.
 
 A cut is an einops pattern from a two-dimensional weight to (arena, member, element): members compete inside an
-arena, the elements of a member share one fate. Convolution weights are seen as (out, in * height * width).
+arena, the elements of a member share one fate. Convolution weights are seen as (out, in * height * width), biases as
+(out, 1).
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import NamedTuple
 
 import einops
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -51,12 +53,13 @@ class Cut:
     def gather(self, values: Float[Tensor, "out ..."]) -> Float[Tensor, "arena member"]:
         """Sum `values` over the elements of each member."""
         weight, arena, member = self._sides
-        return einops.reduce(values.flatten(1), f"{weight} -> {arena} {member}", "sum", **self.sizes)
+        matrix = values.reshape(len(values), -1)
+        return einops.reduce(matrix, f"{weight} -> {arena} {member}", "sum", **self.sizes)
 
-    def spread(self, alive: Bool[Tensor, "arena member"], shape: torch.Size) -> Bool[Tensor, "out ..."]:
-        """The inverse: each member's fate at each of its elements (a view of `alive` where the cut allows)."""
+    def spread(self, values: Shaped[Tensor, "arena member"], shape: torch.Size) -> Shaped[Tensor, "out ..."]:
+        """The inverse: each member's value at each of its elements (a view of `values` where the cut allows)."""
         weight, arena, member = self._sides
-        return einops.repeat(alive, f"{arena} {member} -> {weight}", **self.axes(shape)).view(shape)
+        return einops.repeat(values, f"{arena} {member} -> {weight}", **self.axes(shape)).view(shape)
 
 
 def element() -> Cut:
@@ -79,23 +82,36 @@ def block(height: int, width: int) -> Cut:
     return Cut("(o p) (i q) -> 1 (o i) (p q)", {"p": height, "q": width})
 
 
+class Part(NamedTuple):
+    """A parameter and its cut. What feeds a member is incoming; what carries its output on is outgoing."""
+
+    name: str
+    cut: Cut
+    outgoing: bool = True
+
+
 @dataclass(frozen=True)
 class Unit:
     """One weight, or several that share a fate, with the cut of each part; `arenas` x `members` of them."""
 
     name: str
-    parts: tuple[tuple[str, Cut], ...]
+    parts: tuple[Part, ...]
     shape: torch.Size
     arenas: int
     members: int
 
     @classmethod
-    def of(cls, name: str, parts: Iterable[tuple[str, Cut]], weights: Mapping[str, Tensor]) -> "Unit":
+    def of(cls, name: str, parts: Iterable[Part], weights: Mapping[str, Tensor]) -> "Unit":
         """Bind the parts to a model's weights; the first part's shape stands for the unit's."""
         parts = tuple(parts)
-        first, cut = parts[0]
-        arenas, members = cut.gather(torch.empty(weights[first].shape, device="meta")).shape
-        return cls(name, parts, weights[first].shape, arenas, members)
+        first = parts[0]
+        arenas, members = first.cut.gather(torch.empty(weights[first.name].shape, device="meta")).shape
+        return cls(name, parts, weights[first.name].shape, arenas, members)
+
+    @property
+    def is_structure(self) -> bool:
+        """Whether members are whole structures, with something coming in and something going out."""
+        return not all(part.outgoing for part in self.parts)
 
     @property
     def size(self) -> int:
@@ -104,4 +120,4 @@ class Unit:
 
     def gather(self, values: Mapping[str, Tensor]) -> Float[Tensor, "arena member"]:
         """Sum elementwise values over each member, over all parts."""
-        return sum(cut.gather(values[name]) for name, cut in self.parts)
+        return sum(part.cut.gather(values[part.name]) for part in self.parts)

@@ -1,14 +1,18 @@
 """What happened to a topology: who was born, who died, who ever lived."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
 from torch import Tensor
 
 from svite.sparsity.mask import pack
+from svite.sparsity.pool import Pool
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Topology = Mapping[str, Bool[Tensor, "arena member"]]
 
@@ -61,6 +65,25 @@ class History:
         density = alive / sum(self.sizes.values())
         totals = sum(born.values()), sum(died.values())
         self.updates.append(Update(step, fraction, density, alive, *totals, self.itop))
+
+    def table(self, pools: Sequence[Pool], alive: Topology) -> "pd.DataFrame":
+        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""
+        import pandas as pd
+
+        rows = [
+            {
+                "unit": unit.name,
+                "shape": "x".join(map(str, unit.shape)),
+                "asked": pool.density,
+                "achieved": int(alive[unit.name].sum()) / unit.size,
+                "born": self.born[unit.name],
+                "died": self.died[unit.name],
+                "ever": self.ever(unit.name),
+            }
+            for pool in pools
+            for unit in pool.units
+        ]
+        return pd.DataFrame(rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""

@@ -1,11 +1,13 @@
 """Finding the weight matrices of a model, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from svite.sparsity.cut import Cut, Unit, element
+from svite.sparsity.cut import Cut, Part, Unit, element
+
+Cutting = Callable[[nn.Module, Sequence[str] | None], list[Unit]]
 
 _WRAPPERS = frozenset({"module", "_orig_mod"})
 
@@ -17,6 +19,13 @@ def plain_name(name: str) -> str:
     'blocks.0.attn.qkv.weight'
     """
     return ".".join(part for part in name.split(".") if part and part not in _WRAPPERS)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of DDP and torch.compile."""
+    while inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None):
+        model = inner
+    return model
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -38,13 +47,25 @@ def weights(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, 
     if layers is None:
         return found
     names = {name.removesuffix(".weight"): name for name in found}
-    matched = {pattern: [names[name] for name in names if fnmatchcase(name, pattern)] for pattern in layers}
-    missing = [pattern for pattern, hits in matched.items() if not hits]
-    if missing or not matched:
+    return {names[layer]: found[names[layer]] for layer in matching(names, layers)}
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match any of the patterns, in their own order.
+
+    Raises ValueError for a pattern that matches none.
+    """
+    names = list(names)
+    missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+    if missing or not patterns:
         asked = ", ".join(missing) or "nothing"
         raise ValueError(f"No prunable layer is called {asked}; the model has {', '.join(names)}.")
-    chosen = {name for hits in matched.values() for name in hits}
-    return {name: weight for name, weight in found.items() if name in chosen}
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def elements(model: nn.Module, layers: Sequence[str] | None = None) -> list[Unit]:
+    """One unit a weight matrix, each of whose entries lives or dies by itself."""
+    return units(model, layers)
 
 
 def units(model: nn.Module, layers: Sequence[str] | None = None, cut: Cut | None = None) -> list[Unit]:
@@ -57,4 +78,4 @@ def units(model: nn.Module, layers: Sequence[str] | None = None, cut: Cut | None
     uneven = [name for name, weight in found.items() if not cut.fits(weight.shape)]
     if uneven:
         raise ValueError(f"'{cut.pattern}' does not divide {', '.join(uneven)}; leave these out of `layers`.")
-    return [Unit.of(name, [(name, cut)], found) for name in found]
+    return [Unit.of(name, [Part(name, cut)], found) for name in found]

@@ -1,7 +1,7 @@
 """Pools: which units compete together, and how many members of each live."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from svite.sparsity.cut import Unit
@@ -10,10 +10,14 @@ from svite.sparsity.mask import count
 
 @dataclass(frozen=True)
 class Pool:
-    """Units that compete together, and the fraction of their members that lives in the end."""
+    """Units that compete together, and the fraction of their members that lives in the end.
+
+    A unit may lose its last member only where `may_empty` says so.
+    """
 
     units: tuple[Unit, ...]
     density: float
+    may_empty: bool = False
 
     @property
     def members(self) -> int:
@@ -40,7 +44,8 @@ def checked(pools: list[Pool]) -> list[Pool]:
     empty = [unit.name for pool in pools for unit in pool.units if pool.keep(pool.density) < len(pool.units)]
     if empty:
         raise ValueError(
-            f"The density leaves no weight in {', '.join(empty)}; ask for a higher one, or leave these out of `layers`."
+            f"The density leaves nothing alive in {', '.join(empty)}; ask for a higher one, or leave these out of "
+            "`layers`."
         )
     return pools
 
@@ -59,6 +64,17 @@ def together(units: Sequence[Unit], density: float) -> list[Pool]:
     if several:
         raise ValueError(f"{several[0]} is cut into arenas; its members can't compete with those of other layers.")
     return checked([Pool(tuple(units), checked_density(density))])
+
+
+def with_branches(units: Sequence[Unit], density: float) -> list[Pool]:
+    """One pool of all units, as `together`, in which whole units may end empty: their branches are then removed.
+
+    Raises ValueError for units of several arenas, and for a density that leaves nothing alive at all.
+    """
+    pool = replace(together(units, 1.0)[0], density=checked_density(density), may_empty=True)
+    if not pool.keep(density):
+        raise ValueError(f"A density of {density} leaves none of {pool.members} members alive; ask for a higher one.")
+    return [pool]
 
 
 def erk(units: Sequence[Unit], density: float) -> list[Pool]:

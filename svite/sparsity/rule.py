@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +17,28 @@ AT_ONCE = constant(1.0)
 
 Alive = Bool[Tensor, "arena member"]
 Scores = Float[Tensor, "arena member"]
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """How the living of a pool are chosen, at first and at every update."""
+
+    @property
+    def scores(self) -> tuple[score.Score, ...]:
+        """What has to be evaluated at an update, in the order that `select` takes; the first says who stays."""
+
+    @property
+    def batches(self) -> int:
+        """Scores that look at gradients are averaged over so many steps before an update."""
+
+    def start(self, random: Scores, pool: Pool) -> Alive:
+        """The first topology, given a random number for each member."""
+
+    def select(self, pool: Pool, alive: Alive, scores: Sequence[Scores], step: int) -> Alive:
+        """The members that live from `step` on."""
+
+    def fraction(self, step: int) -> float:
+        """The share of the living that an update replaces."""
 
 
 def exact_start(random: Scores, pool: Pool) -> Alive:

@@ -1,4 +1,4 @@
-"""What a weight is worth: elementwise scores, higher is better, summed over the elements of a member."""
+"""What a weight is worth: elementwise scores. A member's is the absolute value of their sum; higher is better."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,11 +9,13 @@ from torch import Generator, Tensor
 
 
 class Evidence(NamedTuple):
-    """What a score may look at: one weight, its gradient, and a generator that is a function of (seed, step, unit)."""
+    """What a score may look at: one weight, its gradient, a generator that is a function of (seed, step, unit), and
+    whether it carries a member's output on (`Part.outgoing`)."""
 
     weight: Float[Tensor, "..."]
     gradient: Float[Tensor, "..."] | None
     generator: Generator
+    outgoing: bool = True
 
 
 Score = Callable[[Evidence], Tensor]
@@ -25,8 +27,8 @@ def magnitude(seen: Evidence) -> Tensor:
 
 
 def gradient(seen: Evidence) -> Tensor:
-    """|dL/dw|, of dead weights too (RigL, arXiv 1911.11134)."""
-    return seen.gradient.abs()
+    """|dL/dw| of outgoing weights, dead ones too: what they could do for the loss at once (RigL, arXiv 1911.11134)."""
+    return seen.gradient.abs() if seen.outgoing else torch.zeros_like(seen.weight)
 
 
 def saliency(seen: Evidence) -> Tensor:
@@ -39,10 +41,18 @@ def taylor(seen: Evidence) -> Tensor:
     return (seen.weight * seen.gradient).square()
 
 
+def output_change(seen: Evidence) -> Tensor:
+    """w dL/dw of outgoing weights: summed over a member, what the loss changes when its output goes, to first order.
+
+    For a head it is the sum of output times gradient of arXiv 1905.10650, equation 2, over a batch, not image by image.
+    """
+    return seen.weight * seen.gradient if seen.outgoing else torch.zeros_like(seen.weight)
+
+
 def random(seen: Evidence) -> Tensor:
     """Uniform in [0, 1), drawn on the CPU so that every device draws the same."""
     shape, device = seen.weight.shape, seen.weight.device
     return torch.rand(shape, generator=seen.generator).to(device)
 
 
-NEEDS_GRADIENT = frozenset({gradient, saliency, taylor})
+NEEDS_GRADIENT = frozenset({gradient, saliency, taylor, output_change})

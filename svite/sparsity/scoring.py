@@ -29,18 +29,18 @@ class Scorer:
     @torch.no_grad()
     def now(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
         """The score of a unit's members from its present weights and gradients."""
-        values = {
-            name: score(Evidence(self.weights[name].detach(), self.weights[name].grad, seeded(self.seed, step, name)))
-            for name, _ in self.units[unit].parts
-        }
-        return self.units[unit].gather(values)
+        values = {}
+        for part in self.units[unit].parts:
+            weight, generator = self.weights[part.name], seeded(self.seed, step, part.name)
+            values[part.name] = score(Evidence(weight.detach(), weight.grad, generator, part.outgoing))
+        return self.units[unit].gather(values).abs()
 
     def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
         """The mean over the batches gathered so far, or the present score if none were."""
         sums = self._sums.get(score.__name__)
         return sums[unit] / self._batches if sums else self.now(score, unit, step)
 
-    def gather(self, scores: tuple[Score, ...], step: int) -> None:
+    def gather(self, scores: set[Score], step: int) -> None:
         """Add the present values of the scores that look at gradients."""
         self._batches += 1
         for score in NEEDS_GRADIENT.intersection(scores):

@@ -1,6 +1,7 @@
 """The sparsifier: the only object that knows which weights of a model live, and the only one that changes it."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,15 +9,17 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from svite.sparsity import mask
+from svite.sparsity import mask, topology, waiting
 from svite.sparsity.attach import Attachment
+from svite.sparsity.cut import Unit
 from svite.sparsity.history import History, Update
 from svite.sparsity.layers import named_parameters
 from svite.sparsity.optimizers import calm, keep_state, mixes_entries, skipped, unwrapped
 from svite.sparsity.pool import Pool
-from svite.sparsity.rule import DropGrow, Prune
+from svite.sparsity.proximal import Proximal, pull
+from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.schedule import Trigger
-from svite.sparsity.score import random
+from svite.sparsity.score import NEEDS_GRADIENT
 from svite.sparsity.scoring import Scorer
 
 if TYPE_CHECKING:
@@ -33,9 +36,9 @@ class Sparsifier:
     Args:
         model: changed in place, now and at each update.
         pools: who competes with whom, at what density.
-        rule: how the living are chosen.
+        rule: how the living are chosen: one rule, or one a pool.
         when: at which steps; step 0 is now.
-        seed: of random topologies and random growth.
+        seed: of random topologies, random growth and weights in waiting.
         dense_moments: leave gradients and optimizer state unmasked, as the reference code of SViTE does.
 
     Set `calm_births` to start newborn weights with the mean second moment of the living: their first steps under Adam
@@ -46,54 +49,29 @@ class Sparsifier:
         self,
         model: nn.Module,
         pools: Sequence[Pool],
-        rule: Prune | DropGrow,
+        rule: Rule | Sequence[Rule],
         when: Trigger,
         *,
         seed: int = 0,
         dense_moments: bool = False,
     ) -> None:
-        self.pools, self.rule, self.when, self.dense_moments = tuple(pools), rule, when, dense_moments
+        self.pools, self.when, self.seed, self.dense_moments = tuple(pools), when, seed, dense_moments
+        self.rules = tuple(rule) if isinstance(rule, Sequence) else (rule,) * len(self.pools)
+        self.contests = tuple(zip(self.pools, self.rules, strict=True))
         self.units = {unit.name: unit for pool in pools for unit in pool.units}
         parameters = named_parameters(model)
-        self.weights = {name: parameters[name] for unit in self.units.values() for name, _ in unit.parts}
+        self.weights = {part.name: parameters[part.name] for unit in self.units.values() for part in unit.parts}
         self.scorer = Scorer(self.units, self.weights, seed)
         self.step, self.calm_births = 0, False
         self._pending, self._stepped, self._watched = False, True, None
-        topology = self._initial_topology()
-        self.history = History(topology)
-        self._set(topology)
-
-    # Topology: one bool a member in `alive`, one bool a weight in `masks`
-
-    def _initial_topology(self) -> dict[str, Tensor]:
-        alive = {}
-        for pool in self.pools:
-            drawn = torch.cat([self.scorer.now(random, unit.name, self.step) for unit in pool.units], dim=1)
-            alive |= _split(pool, self.rule.start(drawn, pool))
-        return self._selected(alive) if self.when(0) else self._checked(alive)
-
-    def _selected(self, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        self.scorer.require_gradients(self.rule.scores)
-        chosen = {}
-        for pool in self.pools:
-            names = [unit.name for unit in pool.units]
-            scores = [
-                torch.cat([self.scorer.averaged(score, name, self.step) for name in names], dim=1)
-                for score in self.rule.scores
-            ]
-            before = torch.cat([alive[name] for name in names], dim=1)
-            chosen |= _split(pool, self.rule.select(pool, before, scores, self.step))
-        return self._checked(chosen)
-
-    def _checked(self, alive: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The topology itself; ValueError names a layer that it would leave empty."""
-        empty = [name for name, members in alive.items() if not members.any()]
-        if empty:
-            raise ValueError(
-                f"The topology of step {self.step} would leave no weight in {', '.join(empty)}; "
-                "ask for a higher density, for one pool a layer, or leave these out of `layers`."
-            )
-        return alive
+        start = topology.first(self.contests, self.scorer)
+        if when(0):
+            start = topology.selected(self.contests, self.scorer, start, 0)
+        topology.refuse_empty(self.contests, start)
+        self.history = History(start)
+        self._set(start)
+        if self.waits:
+            model.register_forward_pre_hook(waiting.BeforeForward(self))
 
     @torch.no_grad()
     def _set(self, alive: dict[str, Bool[Tensor, "arena member"]]) -> None:
@@ -103,14 +81,20 @@ class Sparsifier:
 
     def _spread(self, members: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: cut.spread(members[unit.name], self.weights[name].shape)
+            part.name: part.cut.spread(members[unit.name], self.weights[part.name].shape)
             for unit in self.units.values()
-            for name, cut in unit.parts
+            for part in unit.parts
         }
 
     def _mask_weights(self) -> None:
         for name, weight in self.weights.items():
             weight.mul_(self.masks[name])
+
+    @cached_property
+    def waits(self) -> list[Unit]:
+        """Units whose dead heads or neurons may be born, and wait for it with random incoming weights."""
+        growing = [pool for pool, rule in self.contests if isinstance(rule, DropGrow)]
+        return [unit for pool in growing for unit in pool.units if unit.is_structure]
 
     # Training
 
@@ -121,10 +105,24 @@ class Sparsifier:
         return self._pending or (self.step > 0 and self.when(self.step) and not done)
 
     @property
+    def _looking(self) -> bool:
+        """Whether this step's scores enter an update."""
+        return self.update_due or any(self.when(self.step + steps) for steps in range(1, self.batches))
+
+    @property
     def wants_dense_gradient(self) -> bool:
         """Whether this step's gradients of dead weights are looked at."""
-        ahead = range(1, self.rule.batches)
-        return self.update_due or any(self.when(self.step + steps) for steps in ahead)
+        grows = [rule.grow for rule in self.rules if isinstance(rule, DropGrow)]
+        return not NEEDS_GRADIENT.isdisjoint(grows) and self._looking
+
+    @cached_property
+    def batches(self) -> int:
+        """Over how many steps before an update its scores are averaged."""
+        return max(rule.batches for rule in self.rules)
+
+    def fraction(self, step: int) -> float:
+        """The share of the living that an update at `step` replaces, the largest of all pools."""
+        return max(rule.fraction(step) for rule in self.rules)
 
     def before_step(self, optimizer: Optimizer) -> None:
         """After backward: maybe a new topology, then masked gradients (clip after this, unscale before it).
@@ -135,15 +133,16 @@ class Sparsifier:
         """
         self.watch(optimizer)
         self._stepped = False
-        if self.wants_dense_gradient and self.scorer.gradients_are_finite():
-            if self.rule.batches > 1:
-                self.scorer.gather(self.rule.scores, self.step)
+        if self._looking and self.scorer.gradients_are_finite():
+            if self.batches > 1:
+                self.scorer.gather({score for rule in self.rules for score in rule.scores}, self.step)
             if self.update_due:
                 self._update(optimizer)
         elif self.update_due:
             self._pending = True
-        if not (self.dense_moments or mixes_entries(optimizer)):
-            self._mask_gradients()
+        for name in self.masked_gradients(optimizer):
+            if self.weights[name].grad is not None:
+                self.weights[name].grad.mul_(self.masks[name])
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -152,7 +151,29 @@ class Sparsifier:
         A step that a gradient scaler skipped does not count.
         """
         self._mask_weights()
-        self.step += self._stepped
+        if self._stepped:
+            for pool, rule in self.contests:
+                if isinstance(rule, Proximal):
+                    pull(pool, rule, self.weights, self._watched, self.step)
+            self.step += 1
+
+    def masked_gradients(self, optimizer: Optimizer) -> list[str]:
+        """The parameters whose gradients this optimizer gets masked.
+
+        One that mixes entries gets them dense, but for whole rows and columns: without them the rest mixes as a smaller
+        matrix would.
+        """
+        if self.dense_moments:
+            return []
+        mixes = mixes_entries(optimizer)
+        return [p.name for unit in self.units.values() for p in unit.parts if unit.is_structure or not mixes]
+
+    def lay_waiting(self) -> None:
+        """Before the forward pass of a step that decides on births: weights for heads and neurons in waiting."""
+        if self._looking:
+            ahead = (self.step + steps for steps in range(self.batches))
+            update = next((step for step in ahead if self.when(step)), self.step)
+            waiting.lay(self.waits, self.weights, self.masks, self.seed, update)
 
     def watch(self, optimizer: Optimizer) -> None:
         """Learn from now on whether this optimizer really steps.
@@ -173,24 +194,23 @@ class Sparsifier:
         return Attachment(self, optimizer)
 
     def _update(self, optimizer: Optimizer) -> None:
-        before, after = self.alive, self._selected(self.alive)
+        before, after = self.alive, topology.selected(self.contests, self.scorer, self.alive, self.step)
         if not self.dense_moments:
-            lost = (lambda b, a: a & ~b) if mixes_entries(optimizer) else torch.ne
-            fresh = self._spread({name: lost(before[name], after[name]) for name in after})
+            masked = set(self.masked_gradients(optimizer))
+            lost = {name: torch.ne if name in masked else _is_born for name in self.weights}
+            fresh = {
+                part.name: part.cut.spread(lost[part.name](before[name], after[name]), self.weights[part.name].shape)
+                for name, unit in self.units.items()
+                for part in unit.parts
+            }
             keep_state(optimizer, {self.weights[name]: ~changed for name, changed in fresh.items()})
         if self.calm_births:
             born = self._spread({name: after[name] & ~before[name] for name in after})
             calm(optimizer, {self.weights[name]: newborn for name, newborn in born.items()})
-        self.history.record(before, after, self.step, self.rule.fraction(self.step))
+        self.history.record(before, after, self.step, self.fraction(self.step))
         self._set(after)
         self._pending = False
         self.scorer.forget()
-
-    @torch.no_grad()
-    def _mask_gradients(self) -> None:
-        for name, weight in self.weights.items():
-            if weight.grad is not None:
-                weight.grad.mul_(self.masks[name])
 
     # The world outside
 
@@ -224,22 +244,7 @@ class Sparsifier:
 
     def summary(self) -> "pd.DataFrame":
         """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""
-        import pandas as pd
-
-        rows = [
-            {
-                "unit": unit.name,
-                "shape": "x".join(map(str, unit.shape)),
-                "asked": pool.density,
-                "achieved": int(self.alive[unit.name].sum()) / unit.size,
-                "born": self.history.born[unit.name],
-                "died": self.history.died[unit.name],
-                "ever": self.history.ever(unit.name),
-            }
-            for pool in self.pools
-            for unit in pool.units
-        ]
-        return pd.DataFrame(rows)
+        return self.history.table(self.pools, self.alive)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values (loads with `weights_only`)."""
@@ -272,6 +277,5 @@ class Sparsifier:
         self._set({name: members.to(self.alive[name].device) for name, members in alive.items()})
 
 
-def _split(pool: Pool, alive: Bool[Tensor, "arena member"]) -> dict[str, Tensor]:
-    pieces = alive.split([unit.members for unit in pool.units], dim=1)
-    return {unit.name: piece.contiguous() for unit, piece in zip(pool.units, pieces, strict=True)}
+def _is_born(before: Tensor, after: Tensor) -> Tensor:
+    return after & ~before

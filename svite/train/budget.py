@@ -1,9 +1,9 @@
 """What a training run costs: images, and operations counted in multiply-accumulates."""
 
-from svite.sparsity.optimizers import mixes_entries
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study import HALF, Run
 from svite.vit.cost import Macs
+from svite.vit.structure import HEADS
 
 
 def epochs(run: Run, pretrained: bool) -> int:
@@ -23,10 +23,20 @@ def step_macs(counted: Macs, sparsifier: Sparsifier | None, optimizer: object) -
     """Multiply-accumulates of one training step for one image: forward, gradients of inputs, gradients of weights.
 
     The last are dense where dead weights' gradients are asked for: at updates, and at every step of an optimizer that
-    mixes entries. Counted as if dead weights were free, which on most hardware they are not.
+    mixes the entries of what is pruned. While heads and neurons wait to be born, all of the step is dense. Counted as
+    if dead weights were free, which for single weights they are not on most hardware.
     """
+    dense = counted.total()
     if sparsifier is None:
-        return 3 * counted.total()
-    sparse = counted.total({name: float(mask.float().mean()) for name, mask in sparsifier.masks.items()})
-    looks_at_dead = sparsifier.dense_moments or mixes_entries(optimizer) or sparsifier.wants_dense_gradient
-    return 2 * sparse + (counted.total() if looks_at_dead else sparse)
+        return 3 * dense
+    sparse = counted.total(densities(sparsifier))
+    if sparsifier.wants_dense_gradient:
+        return 3 * dense if sparsifier.waits else 2 * sparse + dense
+    return 3 * sparse if len(sparsifier.masked_gradients(optimizer)) == len(sparsifier.weights) else 2 * sparse + dense
+
+
+def densities(sparsifier: Sparsifier) -> dict[str, float]:
+    """What share lives of each pruned parameter, and of the heads of each pruned attention layer."""
+    found = {name: float(mask.float().mean()) for name, mask in sparsifier.masks.items()}
+    heads = {name: alive for name, alive in sparsifier.alive.items() if name.endswith(f".{HEADS}")}
+    return found | {name.removesuffix(f".{HEADS}"): float(alive.float().mean()) for name, alive in heads.items()}

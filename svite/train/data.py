@@ -15,8 +15,8 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
 from svite.sparsity.scoring import seeded
+from svite.store.files import sha256
 from svite.study import Recipe
-from svite.train.files import sha256
 
 CHECKSUMS = "SHA256SUMS"
 

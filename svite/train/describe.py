@@ -9,8 +9,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from svite.sparsity.scoring import seeded
+from svite.store import files
 from svite.study import Recipe
-from svite.train import files
 from svite.train.data import Data, Split, augmented
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from svite.store.files import sha256, whole, write
 from svite.train.data import CHECKSUMS
-from svite.train.files import sha256, whole, write
 
 SIZES = {"train": 350, "validation": 50, "test": 100}
 SEED = 2106_04533

@@ -10,11 +10,15 @@ from jaxtyping import Int
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from svite.store.files import write
+from svite.study import Grid, key
+from svite.tokens import kept
 from svite.train.data import Data
 from svite.train.evaluate import accuracy, best, logits
-from svite.train.files import write
 from svite.train.store import load_model
 from svite.vit.attention import centre_patch_maps
+
+SELECTING = "sviteplus"
 
 
 def look(keys: Sequence[str], data: Data, models: str | Path, folder: str | Path) -> pd.DataFrame:
@@ -26,11 +30,11 @@ def look(keys: Sequence[str], data: Data, models: str | Path, folder: str | Path
     """
     scores: dict[str, dict[str, float]] = {}
     guesses: dict[str, Int[Tensor, "image k"]] = {"labels": data.test.labels.to(torch.int16)}
-    for key in keys:
-        output = logits(load_model(Path(models) / f"{key}.safetensors")[0], data, data.test)
+    for name in keys:
+        output = logits(load_model(Path(models) / f"{name}.safetensors")[0], data, data.test)
         found = accuracy(output, data.test.labels)
-        scores[key] = {"top1": round(found.top1, 4), "top5": round(found.top5, 4)}
-        guesses[key] = best(output).to(torch.int16)
+        scores[name] = {"top1": round(found.top1, 4), "top5": round(found.top5, 4)}
+        guesses[name] = best(output).to(torch.int16)
     write(Path(folder) / "metrics" / "test.json", json.dumps(scores, indent=1) + "\n")
     write(Path(folder) / "arrays" / "predictions.safetensors", save(guesses))
     return pd.DataFrame(scores).T
@@ -40,7 +44,21 @@ def correct(folder: str | Path) -> dict[str, Tensor]:
     """Which test images each model got right, from the predictions that `look` kept."""
     guesses = load_file(Path(folder) / "arrays" / "predictions.safetensors")
     labels = guesses.pop("labels")
-    return {key: guess[:, 0] == labels for key, guess in guesses.items()}
+    return {name: guess[:, 0] == labels for name, guess in guesses.items()}
+
+
+def tokens(grid: Grid, data: Data, models: str | Path, folder: str | Path, images: int = 10) -> dict[str, Tensor]:
+    """Which patches of the first test image of each class SViTE+ keeps, where the grid has it and keeps fewest.
+
+    Writes `arrays/tokens.safetensors` below `folder`; nothing for a grid without it.
+    """
+    if SELECTING not in grid.structured:
+        return {}
+    model, _ = load_model(Path(models) / f"{key(SELECTING, min(grid.kept), grid.seeds[0])}.safetensors")
+    chosen = data.test.first(images)
+    arrays = {"images": chosen.images.contiguous(), "kept": kept(model, data.normalised(chosen.images))[-1]}
+    write(Path(folder) / "arrays" / "tokens.safetensors", save(arrays))
+    return arrays
 
 
 def attention(
@@ -51,7 +69,7 @@ def attention(
     Writes `arrays/attention.safetensors` below `folder`.
     """
     pixels = data.normalised(data.test.first(images).images)
-    maps = {key: centre_patch_maps(load_model(Path(models) / f"{key}.safetensors")[0], pixels) for key in keys}
-    arrays = {key: value.contiguous() for key, value in maps.items()}
+    maps = {name: centre_patch_maps(load_model(Path(models) / f"{name}.safetensors")[0], pixels) for name in keys}
+    arrays = {name: value.contiguous() for name, value in maps.items()}
     write(Path(folder) / "arrays" / "attention.safetensors", save(arrays))
     return maps

@@ -19,14 +19,17 @@ from svite import methods
 from svite.sparsity.scoring import seeded
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study import DENSE, HALF, Recipe, Run
+from svite.tokens import anneal
 from svite.train import budget
 from svite.train.data import Data, augmented, order
 from svite.train.evaluate import accuracy, logits
 from svite.train.progress import Progress
 from svite.train.store import build, load_checkpoint, load_model, save_checkpoint
 from svite.vit.cost import macs
+from svite.vit.narrow import narrow
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+SHARES = ("density", "heads", "neurons", "keep")
 
 
 @dataclass
@@ -42,13 +45,18 @@ class Trained:
 
 
 def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
-    """The run's method on a model, given what it takes of steps, interval and seed; None for dense training."""
+    """The run's method on a model, given what it takes of steps, interval and seed; None for dense training.
+
+    The run's density is whatever the method has to be told: the kept share of weights, heads and neurons, or tokens.
+    """
     if run.method in (DENSE, HALF):
         return None
     method: Callable[..., Sparsifier] = getattr(methods, run.method)
+    taken = inspect.signature(method).parameters
     offered = {"steps": steps, "interval": run.recipe.interval, "seed": run.seed}
-    taken = {name: value for name, value in offered.items() if name in inspect.signature(method).parameters}
-    return method(model, density=run.density, **taken)
+    shares = {name for name in SHARES if name in taken and taken[name].default is inspect.Parameter.empty}
+    arguments = {name: value for name, value in offered.items() if name in taken} | dict.fromkeys(shares, run.density)
+    return method(model, **arguments)
 
 
 def first_model(run: Run, start: str | Path | None) -> nn.Module:
@@ -85,14 +93,16 @@ class Loop:
         torch.manual_seed(run.seed)
         model = first_model(run, start)
         model.to(self.accelerator.device)
-        self.macs = macs(model)
         self.per_epoch = len(self.train) // self.recipe.batch
         if self.per_epoch < 1:
             raise ValueError(f"recipe.batch is {self.recipe.batch}, more than the {len(self.train)} training images.")
         self.epochs = budget.epochs(run, pretrained=start is not None)
         self.steps = self.epochs * self.per_epoch
+        self.sparsifier = sparsify(run, model, self.steps)  # some methods add parameters, so the optimizer comes after
+        if self.sparsifier:
+            narrow(model, self.sparsifier)
+        self.macs = macs(model)
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, self.recipe))
-        self.sparsifier = sparsify(run, self.model, self.steps)
         warmup = round(self.recipe.warmup * self.steps)
         self.schedule = CosineLRScheduler(
             self.optimizer, max(self.steps - warmup, 1), warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
@@ -114,6 +124,7 @@ class Loop:
         """One optimizer step."""
         torch.manual_seed(self.run.seed * 1_000_003 + self.step)
         self.schedule.step_update(self.step)
+        anneal(self.model, self.step / self.steps)
         images, labels = self.batch()
         loss = cross_entropy(self.model(images), labels, label_smoothing=self.recipe.smoothing)
         self.accelerator.backward(loss)
@@ -143,7 +154,7 @@ class Loop:
             "validation_top1": found.top1,
             "density": sparsifier.density if sparsifier else 1.0,
             "itop": sparsifier.itop if sparsifier else 1.0,
-            "fraction": sparsifier.rule.fraction(self.step) if sparsifier else 0.0,
+            "fraction": sparsifier.fraction(self.step) if sparsifier else 0.0,
         }
         self.rows.append(row)
         self.loss_sum = 0.0

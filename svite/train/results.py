@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from svite.sparsity.history import Update
+from svite.store.files import sha256, write
 from svite.study import HALF, Run, Study
 from svite.train.data import CHECKSUMS, Data
-from svite.train.files import sha256, write
+from svite.train.finish import finished
 from svite.train.loop import Loop, Trained
-from svite.train.store import load_model, save_model
+from svite.train.store import build, load_model, save_model
 from svite.vit.cost import macs
+from svite.vit.surgery_alive import Masked
 
 
 def data_for(run: Run, folder: str | Path) -> Data:
@@ -62,13 +65,16 @@ def images_before(start: str | Path | None) -> int:
     return json.loads(metrics.read_text())["images_seen"]
 
 
-def measured(trained: Trained, before: int) -> dict[str, Any]:
+def dense_macs(run: Run) -> float:
+    """Multiply-accumulates of one image through the run's model as timm builds it."""
+    return macs(build(run.model)).total()
+
+
+def measured(trained: Trained, small: nn.Module, masked: Masked | None, before: int) -> dict[str, Any]:
     """The numbers of a run: accuracy on validation images, size, and cost with the dense pre-training included."""
-    run, last, model = trained.run, trained.epochs[-1], trained.model
-    dense = 3 * macs(model).total()
-    charged = trained.images + before
-    parameters = sum(p.numel() for p in model.parameters())
-    dead = sum(int((~alive).sum()) for alive in trained.sparsifier.masks.values()) if trained.sparsifier else 0
+    run, last = trained.run, trained.epochs[-1]
+    dense, charged = dense_macs(run), trained.images + before
+    dead = sum(int((~alive).sum()) for alive in masked.masks.values()) if masked else 0
     return {
         "method": run.method,
         "density": run.density,
@@ -76,21 +82,25 @@ def measured(trained: Trained, before: int) -> dict[str, Any]:
         "validation_top1": round(last["validation_top1"], 6),
         "validation_loss": last["validation_loss"],
         "density_achieved": last["density"],
-        "parameters": parameters,
-        "nonzero": parameters - dead,
+        "parameters": sum(p.numel() for p in build(run.model).parameters()),
+        "nonzero": sum(p.numel() for p in small.parameters()) - dead,
         "epochs": len(trained.epochs),
         "images_seen": trained.images,
         "images_charged": charged,
-        "forward_macs": dense / 3,
-        "training_cost": (trained.macs + dense * before) / (dense * charged),
+        "forward_macs": dense,
+        "macs": macs(small).total(),
+        "training_cost": (trained.macs + 3 * dense * before) / (3 * dense * charged),
     }
 
 
 def write_results(trained: Trained, folder: Path, before: int) -> None:
-    """Model, metrics and curves, each whole or not at all."""
+    """Model, metrics and curves, each whole or not at all. The model is saved without what is dead as a whole."""
     key, sparsifier = trained.run.key, trained.sparsifier
-    save_model(folder / "models" / f"{key}.safetensors", trained.model, trained.run, sparsifier and sparsifier.masks)
-    write(folder / "metrics" / "train" / f"{key}.json", json.dumps(measured(trained, before), indent=1) + "\n")
+    small, masked = finished(trained.model, sparsifier)
+    path = folder / "models" / f"{key}.safetensors"
+    save_model(path, small, trained.run, masked)
+    found = measured(trained, small, masked, before) | {"bytes": path.stat().st_size}
+    write(folder / "metrics" / "train" / f"{key}.json", json.dumps(found, indent=1) + "\n")
     tables = {"epochs": pd.DataFrame(trained.epochs)}
     if sparsifier:
         tables["updates"] = pd.DataFrame(sparsifier.updates, columns=[field.name for field in fields(Update)])

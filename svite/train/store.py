@@ -1,20 +1,16 @@
-"""Models and checkpoints on disk, without pickle: safetensors for models, `weights_only` for checkpoints."""
+"""Models and checkpoints of runs, without pickle: safetensors for models, `weights_only` for checkpoints."""
 
 import io
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
+from svite.store.files import write
+from svite.store.saved import load, note_of, save
 from svite.study import Model, Run, parse
-from svite.train.files import write
-
-_MASK = "alive:"
+from svite.vit.surgery_alive import Masked
 
 
 def build(model: Model) -> nn.Module:
@@ -30,13 +26,9 @@ def build(model: Model) -> nn.Module:
         raise ValueError(f"model: timm can't build '{model.name}': {error}.") from None
 
 
-def save_model(path: str | Path, model: nn.Module, run: Run, masks: Mapping[str, Tensor] | None = None) -> None:
-    """A trained model under timm's own names, with all it takes to build it again and the masks of its live weights."""
-    from svite.sparsity.mask import pack
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    tensors |= {f"{_MASK}{name}": pack(alive) for name, alive in (masks or {}).items()}
-    write(path, save(tensors, metadata={"run": run.model_dump_json()}))
+def save_model(path: str | Path, model: nn.Module, run: Run, masked: Masked | None = None) -> None:
+    """A trained model, whole or shrunk, with the run that trained it and the masks of its live weights."""
+    save(model, path, masked, build=(run.model.name, run.model.arguments), note={"run": run.model_dump(mode="json")})
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, Run]:
@@ -47,14 +39,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, Run]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"The model {path} is missing; `dvc pull` or `dvc repro` makes it.")
     try:
-        with safe_open(path, framework="pt") as file:
-            run = parse(Run, json.loads(file.metadata()["run"]), str(path))
-            tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(_MASK)}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        return load(path)[0], parse(Run, note_of(path).get("run", {}), str(path))
+    except ValueError as error:
         raise ValueError(f"The model {path} is damaged ({error}); delete it and train or pull it again.") from None
-    model = build(run.model)
-    model.load_state_dict(tensors)
-    return model, run
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:

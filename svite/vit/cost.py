@@ -16,13 +16,13 @@ class Macs:
 
     uses: Mapping[str, int]
     sizes: Mapping[str, int]
-    attention: int
+    attention: Mapping[str, int]
 
     def total(self, densities: Mapping[str, float] | None = None) -> float:
-        """All of them, with weights kept at `densities` (by name; dense where not named)."""
+        """All of them, with weights, and heads of attention layers, kept at `densities` (by name; dense where not)."""
         densities = densities or {}
         linear = sum(self.sizes[name] * uses * densities.get(name, 1.0) for name, uses in self.uses.items())
-        return linear + self.attention
+        return linear + sum(macs * densities.get(name, 1.0) for name, macs in self.attention.items())
 
 
 def macs(model: nn.Module) -> Macs:
@@ -32,7 +32,7 @@ def macs(model: nn.Module) -> Macs:
     """
     uses: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    attention = 0
+    attention: dict[str, int] = {}
 
     def count_layer(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, _: tuple, output: Tensor) -> None:
@@ -42,16 +42,23 @@ def macs(model: nn.Module) -> Macs:
 
         return hook
 
-    def count_attention(layer: Attention, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        nonlocal attention
-        attention += 2 * layer.num_heads * layer.head_dim * inputs[0].shape[1] ** 2
+    def count_attention(name: str) -> Callable[..., None]:
+        def hook(layer: Attention, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+            macs = 2 * layer.num_heads * layer.head_dim * inputs[0].shape[1] ** 2
+            attention[name] = attention.get(name, 0) + macs
+
+        return hook
 
     hooks = [
         module.register_forward_hook(count_layer(plain_name(f"{name}.weight")))
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
-    hooks += [m.register_forward_hook(count_attention) for m in model.modules() if isinstance(m, Attention)]
+    hooks += [
+        module.register_forward_hook(count_attention(plain_name(name)))
+        for name, module in model.named_modules()
+        if isinstance(module, Attention)
+    ]
     training, first = model.training, next(model.parameters())
     try:
         with torch.no_grad():

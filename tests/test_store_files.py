@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tiny import made, same, vit, weights_of
 from tiny_runs import MODEL, a_run, data, files_of
 
-from svite.sparsity.mask import unpack
+from svite.store.files import sha256, whole, write
+from svite.store.saved import load
 from svite.study import Model
-from svite.train.files import sha256, whole, write
 from svite.train.store import build, load_checkpoint, load_model, save_checkpoint, save_model
 
 
@@ -47,10 +46,10 @@ from tiny_runs import a_run
 from svite.train import results
 from svite.train.data import Data
 from svite.train.digits import write_digits
-from svite.train.files import write
-from svite.train.store import save_checkpoint, save_model
+from svite.store.files import write
+from svite.train.store import build, save_checkpoint, save_model
 folder = Path(sys.argv[3])
-data, model = Data(sys.argv[2], channels=1, size=12), torch.nn.Linear(99, 99)
+data, model = Data(sys.argv[2], channels=1, size=12), build(a_run("dense").model)
 data.train
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 said = []
@@ -94,15 +93,15 @@ def test_a_model_comes_back_bit_for_bit_with_its_run_and_its_masks(tmp_path):
     model = build(MODEL)
     sparsifier = made("svite", model)
     path = tmp_path / "models" / "svite.safetensors"
-    save_model(path, model, run, sparsifier.masks)
+    save_model(path, model, run, sparsifier)
     loaded, its_run = load_model(path)
     assert same(weights_of(model), weights_of(loaded))
     assert its_run == run
     assert list(weights_of(loaded)) == list(build(MODEL).state_dict())  # timm's own names
-    kept = load_file(path)
-    for name, mask in sparsifier.masks.items():
-        assert torch.equal(unpack(kept[f"alive:{name}"], tuple(mask.shape)), mask)
-    save_model(tmp_path / "again.safetensors", model, run, sparsifier.masks)
+    kept = load(path)[1].masks
+    assert kept.keys() == sparsifier.masks.keys()
+    assert all(torch.equal(kept[name], mask) for name, mask in sparsifier.masks.items())
+    save_model(tmp_path / "again.safetensors", model, run, sparsifier)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 

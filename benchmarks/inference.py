@@ -1,0 +1,64 @@
+"""A shrunk model, with and without token selection, against the dense one: images a second, and against its MACs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks.claim import Claim
+from benchmarks.interleave import interleave
+from svite import tokens
+from svite.methods import omp
+from svite.sparsity.pool import uniform
+from svite.vit.cost import macs
+from svite.vit.shrink import shrink
+from svite.vit.structure import structures
+
+HALF = "half of the heads and neurons"
+KEEP = 0.7
+FLOORS = {"half": {1: 1.75, 8: 2.0}, "selected": {1: 2.5, 8: 3.0}}
+SAVED = 0.8
+
+
+def halved(model: nn.Module) -> nn.Module:
+    """Half of the heads and half of the neurons of each block, chosen by magnitude, the rest really gone."""
+    return shrink(model, omp(model, 0.5, cut=structures, pool=uniform)).eval()
+
+
+def chosen(at: Sequence[int]) -> str:
+    """How a claim calls the selection of tokens."""
+    return f"tokens kept at {KEEP} from {', '.join(map(str, at))}"
+
+
+def contestants(build: Callable[[], nn.Module], at: Sequence[int]) -> dict[str, nn.Module]:
+    """The dense model and the smaller ones, in evaluation mode."""
+    dense = build().eval()
+    small = halved(deepcopy(dense))
+    return {"dense": dense, "half": small, "selected": tokens.select(deepcopy(small), KEEP, at).eval()}
+
+
+def measure(name: str, build: Callable[[], nn.Module], rounds: int, at: Sequence[int]) -> list[Claim]:
+    """Speed-up over dense at batch 1 and 8, and how much of the MACs saved the clock sees."""
+    models = contestants(build, at)
+    called = {"half": HALF, "selected": f"{HALF}, {chosen(at)}"}
+    counted = {part: macs(model).total() for part, model in models.items()}
+    claims = []
+    for batch in (1, 8):
+        seconds = timed(models, batch, rounds)
+        for part, description in called.items():
+            what = f"inference of {name}, {description}, batch {batch}"
+            saved = (1 - seconds[part] / seconds["dense"]) / (1 - counted[part] / counted["dense"])
+            faster = seconds["dense"] / seconds[part]
+            claims.append(Claim.of(what, "x the speed of dense", faster, floor=FLOORS[part][batch]))
+            claims.append(Claim.of(f"{what}: time saved over MACs saved", "", saved, floor=SAVED))
+    return claims
+
+
+def timed(models: Mapping[str, nn.Module], batch: int, rounds: int) -> dict:
+    """Seconds of each model's forward pass in each round."""
+    first = next(iter(models.values()))
+    images = torch.randn(batch, first.patch_embed.proj.in_channels, *first.patch_embed.img_size)
+    with torch.inference_mode():
+        return interleave({part: partial(model, images) for part, model in models.items()}, rounds)

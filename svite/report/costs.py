@@ -1,0 +1,78 @@
+"""What every model of the study costs: parameters, operations, bytes and measured time, beside its accuracy."""
+
+from typing import Any
+
+import pandas as pd
+
+from svite.report.measured import BATCHES, TIMED, latencies, machine
+from svite.report.results import Results
+from svite.report.style import look, percent
+from svite.report.text import spread
+
+NOTE = (
+    "Means over {seeds} seeds, accuracy ± standard deviation. Kept: the share of weights (SViTE), or of what the "
+    "method takes away. Parameters: those that are not zero. MACs: multiply-accumulates of an image as the saved "
+    "model runs, in which single zeros count in full. Bytes: the saved file. "
+)
+TIMES = "Milliseconds a batch and speed over dense, one seed, measured on {machine}."
+UNTIMED = "No time was measured: `make bench` does it."
+
+
+def costs(results: Results) -> pd.DataFrame:
+    """One row a method and kept share, dense first: means over seeds, shares of dense, and times where there are any.
+
+    `time_64` is the share of the dense model's time at batch 64, `saved_64` the share of time saved over the share of
+    multiply-accumulates saved.
+    """
+    runs = pd.concat([results.runs, results.structured], ignore_index=True)
+    frame = runs.groupby(["method", "density"], sort=False).agg(
+        seeds=("seed", "size"), parameters=("parameters", "mean"), nonzero=("nonzero", "mean"), macs=("macs", "mean"),
+        bytes=("bytes", "mean"), top1=("top1", "mean"), top1_std=("top1", "std"),
+    )  # fmt: skip
+    dense = frame.loc["dense"].iloc[0]
+    frame["nonzero_share"] = frame["nonzero"] / frame["parameters"]
+    frame["macs_share"] = frame["macs"] / dense["macs"]
+    for batch in BATCHES:
+        timed = _timed(results, runs, batch)
+        saved = (1 - 1 / timed["speedup"]) / (1 - frame["macs_share"]).where(frame["macs_share"] < 0.99)
+        timed = timed.assign(time=1 / timed["speedup"], saved=saved)
+        frame = frame.join(timed.add_suffix(f"_{batch}"))
+    return frame.reset_index().rename(columns={"density": "kept"})
+
+
+def _timed(results: Results, runs: pd.DataFrame, batch: int) -> pd.DataFrame:
+    """The time of each method and density: that of its first seed that was timed."""
+    found = latencies(results.folder).query("batch == @batch")
+    return runs.merge(found, on="key").groupby(["method", "density"])[TIMED].first()
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    """The cost table as people read it: dense, SViTE for comparison, and every structured method."""
+    frame, shown = costs(results), ["dense", "svite", *results.structured["method"].unique()]
+    return [
+        {
+            "method": look(row.method).label,
+            "color": look(row.method).color,
+            "kept": percent(row.kept),
+            "nonzero": f"{row.nonzero:,.0f}",
+            "macs": f"{row.macs / 1e6:.2f} M",
+            "bytes": f"{row.bytes / 1e3:.0f} kB",
+            **{f"batch_{batch}": _time(row, batch) for batch in BATCHES},
+            "top1": spread(row.top1, row.top1_std),
+        }
+        for row in frame[frame["method"].isin(shown)].itertuples()
+    ]
+
+
+def _time(row: Any, batch: int) -> dict[str, str]:
+    """Milliseconds and speed-up, or a dash where the model was not timed."""
+    milliseconds, speedup = getattr(row, f"milliseconds_{batch}"), getattr(row, f"speedup_{batch}")
+    if pd.isna(speedup):
+        return {"milliseconds": "–", "speedup": ""}
+    return {"milliseconds": f"{milliseconds:.2f}", "speedup": f"{speedup:.2f}×"}
+
+
+def note(results: Results) -> str:
+    """What the columns of the table mean, and on which machine its times were taken."""
+    where = machine(results.folder)
+    return NOTE.format(seeds=results.runs["seed"].nunique()) + (TIMES.format(machine=where) if where else UNTIMED)

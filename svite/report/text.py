@@ -1,0 +1,47 @@
+"""Numbers and lists as people read them, the same in every table and sentence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+
+def signed(points: float) -> str:
+    """Points with their sign: -0.5 -> '−0.50', 0.001 -> '0.00'."""
+    text = f"{points:+.2f}".replace("-", "−")
+    return "0.00" if text[1:] == "0.00" else text
+
+
+def spread(mean: float, std: float) -> str:
+    """A mean with its standard deviation, which one seed alone has not."""
+    return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def difference(row: Any) -> dict[str, Any]:
+    """A difference with its interval, and whether the interval leaves out zero; dashes where nothing was compared."""
+    if row is None:
+        return {"difference": "–", "interval": "", "clear": False}
+    return {
+        "difference": signed(row.difference),
+        "interval": f"{signed(row.low)} to {signed(row.high)}",
+        "clear": bool(row.low > 0 or row.high < 0),
+    }
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them.
+
+    >>> listed(["40 %", "70 %", "90 %"])
+    '40 %, 70 % and 90 %'
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def span(low: float, high: float, digits: int = 2) -> str:
+    """The range of some numbers, or the one number that they all are.
+
+    >>> span(0.994, 1.021), span(1.0, 1.004)
+    ('0.99 to 1.02', '1.00')
+    """
+    first, last = f"{low:.{digits}f}", f"{high:.{digits}f}"
+    return first if first == last else f"{first} to {last}"

@@ -1,0 +1,37 @@
+"""The proximal step: a pull towards zero on whole members, after the optimizer's own step."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim import Optimizer
+
+from svite.sparsity.optimizers import unwrapped
+from svite.sparsity.pool import Pool
+
+
+@runtime_checkable
+class Proximal(Protocol):
+    """A rule that shortens living members at every step."""
+
+    def proximal(
+        self, norms: Float[Tensor, "arena member"], size: float, step_size: float, step: int
+    ) -> Float[Tensor, "arena member"] | None:
+        """What each member is multiplied by, in [0, 1], given its Euclidean length, its number of weights and the
+        learning rate; None where this step pulls nobody."""
+
+
+@torch.no_grad()
+def pull(pool: Pool, rule: Proximal, weights: Mapping[str, Tensor], optimizer: Optimizer, step: int) -> None:
+    """Multiply every member of a pool by its factor."""
+    rates = {id(p): float(group["lr"]) for group in unwrapped(optimizer).param_groups for p in group["params"]}
+    for unit in pool.units:
+        squares = {part.name: weights[part.name].square() for part in unit.parts}
+        size = sum(weights[part.name].numel() for part in unit.parts) / unit.size
+        factors = rule.proximal(unit.gather(squares).sqrt(), size, rates[id(weights[unit.parts[0].name])], step)
+        if factors is None:
+            return
+        for part in unit.parts:
+            weights[part.name].mul_(part.cut.spread(factors, weights[part.name].shape))

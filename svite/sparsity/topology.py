@@ -1,0 +1,68 @@
+"""Which members live: every pool by its rule, from scores, exactly."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from svite.sparsity.pool import Pool
+from svite.sparsity.rule import Rule
+from svite.sparsity.score import random
+from svite.sparsity.scoring import Scorer
+
+Topology = dict[str, Bool[Tensor, "_arena _member"]]
+Contests = Sequence[tuple[Pool, Rule]]
+
+
+def first(contests: Contests, scorer: Scorer) -> Topology:
+    """Every rule's start, drawn at random where it is random."""
+    alive: Topology = {}
+    for pool, rule in contests:
+        drawn = torch.cat([scorer.now(random, unit.name, 0) for unit in pool.units], dim=1)
+        alive |= _split(pool, rule.start(drawn, pool))
+    return alive
+
+
+def selected(contests: Contests, scorer: Scorer, alive: Mapping[str, Tensor], step: int) -> Topology:
+    """The topology from `step` on. While training goes on, nobody takes a unit's last member away.
+
+    Raises ValueError where a score lacks the gradients that it looks at.
+    """
+    chosen: Topology = {}
+    for pool, rule in contests:
+        scorer.require_gradients(rule.scores)
+        names = [unit.name for unit in pool.units]
+        scores = [torch.cat([scorer.averaged(score, name, step) for name in names], dim=1) for score in rule.scores]
+        before = torch.cat([alive[name] for name in names], dim=1)
+        if step and len(pool.units) > 1 and not pool.may_empty:
+            scores[0] = _shielded(scores[0], before, pool)
+        chosen |= _split(pool, rule.select(pool, before, scores, step))
+    return chosen
+
+
+def refuse_empty(contests: Contests, alive: Mapping[str, Tensor]) -> None:
+    """ValueError names the units that a topology leaves empty, where they may not be."""
+    units = [unit.name for pool, _ in contests if not pool.may_empty for unit in pool.units]
+    empty = [name for name in units if not alive[name].any()]
+    if empty:
+        raise ValueError(
+            f"This density would leave nothing alive in {', '.join(empty)}; ask for a higher one, for one pool a "
+            "layer, or leave these out of `layers`."
+        )
+
+
+def _shielded(
+    scores: Float[Tensor, "arena member"], alive: Bool[Tensor, "arena member"], pool: Pool
+) -> Float[Tensor, "arena member"]:
+    """The scores, with the best living member of each unit beyond reach."""
+    pieces = scores.masked_fill(~alive, -torch.inf).split([unit.members for unit in pool.units], dim=1)
+    best = torch.cat(
+        [torch.zeros_like(p, dtype=torch.bool).scatter(1, p.argmax(1, keepdim=True), True) for p in pieces], 1
+    )
+    return scores.masked_fill(best & alive, torch.inf)
+
+
+def _split(pool: Pool, alive: Bool[Tensor, "arena member"]) -> Topology:
+    pieces = alive.split([unit.members for unit in pool.units], dim=1)
+    return {unit.name: piece.contiguous() for unit, piece in zip(pool.units, pieces, strict=True)}

@@ -1,0 +1,49 @@
+"""Incoming weights in waiting: what lets a head or neuron that never lived be born.
+
+With nothing coming in and nothing going out, a dead neuron sits on a saddle: every gradient of it is zero, and no score
+can tell it from another (this stops the structured topologies of SViTE's released code). So for the forward pass of a
+step that looks at the dead, each of them gets fresh incoming weights. Its outgoing weights are zero, so the model
+computes what it did; but their gradient now says what this neuron could do. Who is not born loses them again.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from svite.sparsity.cut import Unit
+from svite.sparsity.scoring import seeded
+
+if TYPE_CHECKING:
+    from svite.sparsity.sparsifier import Sparsifier
+
+
+@torch.no_grad()
+def lay(units: list[Unit], weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], seed: int, update: int) -> None:
+    """Fill dead incoming matrices with normal numbers, as long as the living of the same parameter on average.
+
+    What is drawn is a function of (living weights, seed, step of the update, parameter). Dead biases stay zero.
+    """
+    incoming = [part.name for unit in units for part in unit.parts if not part.outgoing]
+    for name in incoming:
+        weight, alive = weights[name], masks[name]
+        if weight.dim() < 2 or bool(alive.all()):
+            continue
+        length = (weight.square() * alive).sum().div(alive.sum()).sqrt()
+        drawn = torch.randn(weight.shape, generator=seeded(seed, update, f"waiting/{name}")).to(weight)
+        weight.copy_(torch.where(alive, weight, drawn * length))
+
+
+class BeforeForward:
+    """The hook on a model's forward pass. A copy of the model, an EMA say, takes no part in its training."""
+
+    def __init__(self, sparsifier: "Sparsifier | None" = None) -> None:
+        self.sparsifier = sparsifier
+
+    def __call__(self, model: nn.Module, _: tuple) -> None:
+        if self.sparsifier and model.training and torch.is_grad_enabled():
+            self.sparsifier.lay_waiting()
+
+    def __reduce__(self) -> tuple:
+        return BeforeForward, ()

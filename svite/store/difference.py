@@ -1,0 +1,92 @@
+"""How a model differs from what timm builds, in edits; what no edit can say is refused by name."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from svite.store.tensors import refuse_misfit
+from svite.store.vocabulary import described, put
+
+# Values that may differ: what a cut changes, and switches that no tensor depends on.
+_SETTINGS = frozenset({"num_heads", "attn_dim", "fused_attn", "grad_checkpointing", "distilled_training"})
+
+Edit = dict[str, Any]  # {"at": place, "put": description} or {"at": place, "set": values}
+
+
+def differences(fresh: nn.Module | None, model: nn.Module, at: str = "") -> Iterator[Edit]:
+    """The edits that turn `fresh` into `model`, inner modules first.
+
+    Raises ValueError naming the first module, tensor or value that differs and is in no vocabulary.
+    """
+    if type(model) is not type(fresh):
+        wanted = "nothing" if fresh is None else f"a {type(fresh).__name__}"
+        raise ValueError(f"{at or 'it'} is a {type(model).__name__}, and timm builds {wanted}")
+    refuse_misfit(_own_shapes(model, at), _own_shapes(fresh, at))
+    before, after = _children(fresh), _children(model)
+    missing = [name for name in before if name not in after]
+    if missing:
+        raise ValueError(f"{_join(at, missing[0])} is missing")
+    for name, child in after.items():
+        place, description = _join(at, name), described(child)
+        if description is None:
+            yield from differences(before.get(name), child, place)
+        elif description != described(before.get(name)):
+            yield {"at": place, "put": description}
+    changed = dict(_changed(fresh, model, at))
+    if changed:
+        yield {"at": at, "set": changed}
+
+
+def apply(edit: Edit, model: nn.Module) -> None:
+    """Change a model in place as an edit says.
+
+    Raises ValueError for a value that no edit may set; what else goes wrong is the module's own error.
+    """
+    if "put" in edit:
+        put(model, edit["at"], edit["put"])
+        return
+    module = model.get_submodule(edit["at"])
+    for name, value in edit["set"].items():
+        if name not in _SETTINGS or not hasattr(module, name) or not isinstance(value, int):
+            raise ValueError(f"{_join(edit['at'], name)} can't be set to {value!r}")
+        setattr(module, name, value)
+
+
+def _own_shapes(module: nn.Module, at: str) -> dict[str, torch.Size]:
+    own = {**module._parameters, **module._buffers}
+    return {_join(at, name): tensor.shape for name, tensor in own.items() if tensor is not None}
+
+
+def _changed(fresh: nn.Module, model: nn.Module, at: str) -> Iterator[tuple[str, int]]:
+    before, after = _values(fresh), _values(model)
+    different = [name for name in before if name in after and json.dumps(before[name]) != json.dumps(after[name])]
+    for name in different:
+        if name not in _SETTINGS:
+            raise ValueError(f"{_join(at, name)} is {after[name]}, and timm builds it with {before[name]}")
+        yield name, after[name]
+
+
+def _values(module: nn.Module) -> dict[str, Any]:
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return {name: value for name, value in public.items() if is_plain(value)}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value (a tuple comes back as a list)."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: child for name, child in module._modules.items() if child is not None}
+
+
+def _join(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name

@@ -1,0 +1,44 @@
+"""Which patches of an image are left."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from svite.tokens.selector import Selector
+
+
+@torch.no_grad()
+def kept(
+    model: nn.Module, images: Float[Tensor, "image channel height width"], batch: int = 64
+) -> list[Bool[Tensor, "image patch"]]:
+    """Which patches of the images' own grid, row by row, are left after each selector at evaluation.
+
+    Raises ValueError for a model without selectors.
+    """
+    chosen: dict[Selector, list[Tensor]] = {m: [] for m in model.modules() if isinstance(m, Selector)}
+    if not chosen:
+        raise ValueError(f"{type(model).__name__} has no token selector; svite.tokens.select gives it some.")
+    patches = 0
+
+    def look(selector: Selector, inputs: tuple[Tensor, nn.Module]) -> None:
+        nonlocal patches
+        scores = selector.scores(*inputs)
+        patches = max(patches, scores.shape[1])
+        chosen[selector].append(selector.chosen(scores))
+
+    hooks = [selector.register_forward_pre_hook(look) for selector in chosen]
+    training = model.training
+    try:
+        model.eval()
+        for part in images.split(batch):
+            model(part)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    left = torch.arange(patches, device=images.device).expand(len(images), -1)
+    masks = []
+    for positions in chosen.values():
+        left = left.gather(1, torch.cat(positions))
+        masks.append(left.new_zeros(len(images), patches, dtype=torch.bool).scatter(1, left, True))
+    return masks

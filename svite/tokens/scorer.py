@@ -1,0 +1,87 @@
+"""What a token is worth: modules from the tokens that reach a block to one score a token, higher is better."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+Scorer = Callable[[VisionTransformer, int], nn.Module]
+
+
+class Learned(nn.Module):
+    """A linear score of each token, trained through Gumbel noise (SViTE+, arXiv 2106.04533).
+
+    Tokens are read through a layer norm without parameters, so that noise and temperature mean the same at any depth;
+    a bias would change no choice. The weight starts as timm's linear layers do: small beside the noise, yet without
+    ties. It is a vector and no linear layer, so that no sparsifier prunes it. The temperature `tau` shapes the gradient
+    only: which tokens stay does not depend on it.
+    """
+
+    def __init__(self, model: VisionTransformer, index: int) -> None:
+        super().__init__()
+        like = next(model.blocks[index].parameters())
+        self.weight = nn.Parameter(nn.init.trunc_normal_(like.new_empty(model.embed_dim), std=0.02))
+        self.register_buffer("tau", like.new_ones(()), persistent=False)  # torch.compile would bake a number in
+
+    def forward(self, tokens: Float[Tensor, "image token width"], block: nn.Module) -> Float[Tensor, "image token"]:
+        """Scores; in training with Gumbel noise from torch's global generator, over the temperature."""
+        scores = (layer_norm(tokens, self.weight.shape) * self.weight).sum(-1)
+        if not self.training:
+            return scores
+        gumbel = -torch.empty_like(scores).exponential_().log()
+        return (scores + gumbel) / self.tau
+
+
+def anneal(model: nn.Module, progress: float, start: float = 10.0, stop: float = 0.1) -> None:
+    """Set the temperature of all learned selectors, on a straight line from `start` to `stop` as progress goes 0 to 1.
+
+    Call it at each step with step / steps; a model without learned selectors stays as it is. From 10 to 0.1 is what
+    the released code of SViTE+ does (arXiv 2106.04533).
+
+    Raises ValueError for progress outside [0, 1] and for a temperature that is not above 0.
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress is {progress}; it is the share of training that is done, from 0 to 1.")
+    if not min(start, stop) > 0:
+        raise ValueError(f"The temperature goes from {start} to {stop}; it must stay above 0.")
+    for module in model.modules():
+        if isinstance(module, Learned):
+            module.tau.fill_(start + (stop - start) * progress)
+
+
+class Attentive(nn.Module):
+    """The attention that a token receives in its block, mean over heads: nothing to train.
+
+    It comes from the class token, as in EViT (arXiv 2202.07800), or from all tokens where there is none.
+    Costs one more run of the block's qkv layer, over the tokens that arrive.
+
+    Raises ValueError for a block without timm's attention, at construction and after it was taken away.
+    """
+
+    def __init__(self, model: VisionTransformer, index: int) -> None:
+        super().__init__()
+        self.name, self.class_token = f"blocks.{index}", model.has_class_token
+        self._attention(model.blocks[index])
+
+    def _attention(self, block: nn.Module) -> Attention:
+        part = block.attn if isinstance(block, Block) else block
+        if not isinstance(part, Attention):
+            raise ValueError(
+                f"Attentive looks for the attention of timm's Block in {self.name} and finds {type(part).__name__}; "
+                "select before other blocks, or use Learned."
+            )
+        return part
+
+    @torch.no_grad()
+    def forward(self, tokens: Float[Tensor, "image token width"], block: nn.Module) -> Float[Tensor, "image token"]:
+        """Mean attention probability over heads and queries."""
+        attention = self._attention(block)
+        qkv = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, attention.head_dim))
+        queries, keys, _ = qkv.permute(2, 0, 3, 1, 4)
+        queries = attention.q_norm(queries[:, :, :1] if self.class_token else queries)
+        logits = queries @ attention.k_norm(keys).transpose(-2, -1) * attention.scale
+        return logits.softmax(-1).mean((1, 2))

@@ -1,0 +1,137 @@
+"""Removing tokens before a block.
+
+A selector is a child module of its block, `block.selector`, called by a pre-hook of the block; all else stays timm's.
+Blocks treat tokens alike wherever they lie, so a shorter sequence is exact; timm's `forward_intermediates` still wants
+the whole grid.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from svite.sparsity.mask import count
+from svite.tokens.scorer import Learned, Scorer
+
+
+def highest(scores: Float[Tensor, "image token"], keep: int) -> Int64[Tensor, "image {keep}"]:
+    """Where the `keep` highest scores of each image are, in ascending order; ties go to the lower index.
+
+    >>> highest(torch.tensor([[1.0, 3.0, 3.0, 3.0]]), 2).tolist()
+    [[1, 2]]
+    """
+    last = scores.topk(keep, 1).values[:, -1:]  # ONNX has no stable sort, and torch's topk breaks ties as it likes
+    above, ties = scores > last, scores == last
+    chosen = above | (ties & (ties.cumsum(1) <= keep - above.sum(1, keepdim=True)))
+    return (chosen * torch.arange(scores.shape[1], 0, -1, device=scores.device)).topk(keep, 1).indices
+
+
+class Selector(nn.Module):
+    """Lets the prefix tokens and the best `keep` of the patch tokens pass, in their order.
+
+    In training each kept token is multiplied by a factor of exactly 1 that carries the gradient of its probability: one
+    softmax over the scores of all patch tokens, as in the paper. What helps the loss is scored higher, and all else
+    lower. Probabilities of a long sequence are small, which an optimizer that scales gradients, as Adam, doesn't mind.
+    """
+
+    def __init__(self, keep: float, prefix: int, scorer: nn.Module) -> None:
+        super().__init__()
+        self.keep, self.prefix, self.scorer = keep, prefix, scorer
+
+    def wanted(self, patches: int) -> int:
+        """How many of `patches` stay: the nearest whole number, at least one."""
+        return max(count(self.keep, patches), 1)
+
+    def scores(self, tokens: Float[Tensor, "image token width"], block: nn.Module) -> Float[Tensor, "image patch"]:
+        """What each patch token is worth."""
+        return self.scorer(tokens, block)[:, self.prefix :]
+
+    def chosen(self, scores: Float[Tensor, "image patch"]) -> Int64[Tensor, "image kept"]:
+        """Which patch tokens stay, in ascending order."""
+        return highest(scores, self.wanted(scores.shape[1]))
+
+    def forward(
+        self, tokens: Float[Tensor, "image token width"], block: nn.Module
+    ) -> Float[Tensor, "image kept width"]:
+        """The tokens that stay, prefix first."""
+        prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
+        if self.wanted(patches.shape[1]) == patches.shape[1]:
+            return tokens
+        scores = self.scores(tokens, block)
+        chosen = self.chosen(scores)
+        kept = patches.gather(1, chosen[..., None].expand(-1, -1, patches.shape[2]))
+        if self.training:
+            probability = scores.softmax(1).gather(1, chosen).to(kept.dtype)
+            kept = kept * (1 + (probability - probability.detach()))[..., None]
+        return torch.cat([prefix, kept], 1)
+
+    def extra_repr(self) -> str:
+        return f"keep={self.keep}"
+
+
+def _selected(block: nn.Module, inputs: tuple, arguments: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    if arguments.get("attn_mask") is not None:
+        raise ValueError("A model that removes tokens takes no attention mask, which would no longer fit its tokens.")
+    tokens, *others = inputs
+    return (block.selector(tokens, block), *others), arguments
+
+
+def select(
+    model: nn.Module, keep: float = 0.7, at: int | Sequence[int] = (4, 7, 10), scorer: Scorer = Learned
+) -> nn.Module:
+    """Remove patch tokens before the blocks `at`, in training and at evaluation; prefix tokens always stay.
+
+    Each selector keeps `keep` of the patch tokens that reach it, to the nearest whole number: three of 0.7 leave 34 %.
+    SViTE+ (arXiv 2106.04533) selects once, at=0, and anneals the temperature (`anneal`).
+    Where all tokens are kept the model is bit for bit what it was, and the scores get no gradient.
+
+    Args:
+        model: timm's VisionTransformer, whole or shrunk; changed in place and returned.
+        keep: kept fraction of the patch tokens that reach a selector, in (0, 1].
+        at: blocks, counted from 0, before which tokens are removed; 0 is right after the position embedding.
+        scorer: `Learned`, to be trained (build the optimizer after this call), or `Attentive` for a trained model.
+
+    Raises:
+        ValueError: another kind of model; keep outside (0, 1], or one that would leave no patch token; a block that the
+            model doesn't have, that is named twice, or that has a selector; a block that `scorer` can't read. Nothing
+            has changed then.
+    """
+    blocks = [at] if isinstance(at, int) else list(at)
+    _check(model, keep, blocks)
+    selectors = {index: Selector(keep, model.num_prefix_tokens, scorer(model, index)) for index in blocks}
+    for index, selector in selectors.items():
+        block = model.blocks[index]
+        block.selector = selector.train(block.training)
+        # The handle travels with a pickle, and keeps the process that loads it from giving its number to another hook.
+        selector.hook = block.register_forward_pre_hook(_selected, with_kwargs=True)
+    return model
+
+
+def _check(model: nn.Module, keep: float, blocks: Sequence[int]) -> None:
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(
+            f"{type(model).__name__} is not timm's VisionTransformer; tokens can be removed from no model that cares "
+            "where they lie, and before it is wrapped or compiled."
+        )
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is {keep}; it must lie above 0 and at most at 1.")
+    depth = len(model.blocks)
+    absent = [str(index) for index in blocks if index not in range(depth)]
+    if absent or not blocks:
+        named = f"block {', '.join(absent)}" if absent else "no block"
+        raise ValueError(f"`at` names {named}; the model has blocks 0 to {depth - 1}.")
+    keeps = {index: block.selector.keep for index, block in enumerate(model.blocks) if hasattr(block, "selector")}
+    for index in blocks:
+        if index in keeps:
+            raise ValueError(f"Block {index} can have one selector only, and would get a second.")
+        keeps[index] = keep
+    patches = model.patch_embed.num_patches
+    for index in sorted(keeps):
+        arriving, patches = patches, count(keeps[index], patches)
+        if not patches:
+            raise ValueError(
+                f"keep={keep} would leave none of the {arriving} patch tokens that reach block {index}; ask for more."
+            )

@@ -1,0 +1,55 @@
+"""Gates: learned factors on the input features of a block's linear layers (VTP, arXiv 2104.08500)."""
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from svite.sparsity.cut import Part, Unit, element
+from svite.sparsity.layers import named_parameters, plain_name
+from svite.vit.surgery_alive import copied
+
+SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+
+
+def add_gates(model: nn.Module) -> list[Unit]:
+    """Give the four linear layers of every block a `gate`, all ones, that multiplies their input; one unit a gate.
+
+    The paper's four places: what attention reads, what its projection reads, what the MLP reads, and its inside.
+
+    Raises ValueError for a model without timm's `Block`, one whose layers differ from timm's, and one that has gates.
+    """
+    blocks = {plain_name(name): module for name, module in model.named_modules() if isinstance(module, Block)}
+    if not blocks:
+        raise ValueError(f"{type(model).__name__} has no timm Block, so there is nothing to gate.")
+    linears = {f"{name}.{site}": block.get_submodule(site) for name, block in blocks.items() for site in SITES}
+    odd = [name for name, linear in linears.items() if type(linear) is not nn.Linear or hasattr(linear, "gate")]
+    if odd:
+        raise ValueError(f"{odd[0]} is no plain linear layer, or has a gate already, so it can't get one.")
+    for linear in linears.values():
+        linear.register_parameter("gate", nn.Parameter(torch.ones_like(linear.weight[0])))
+        linear.register_forward_pre_hook(_gated)
+    weights = named_parameters(model)
+    return [Unit.of(f"{name}.gate", [Part(f"{name}.gate", element())], weights) for name in linears]
+
+
+def _gated(linear: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0] * linear.gate,)
+
+
+def is_gated(model: nn.Module) -> bool:
+    """Whether any layer has a gate."""
+    return bool(_gates(model))
+
+
+@torch.no_grad()
+def fold(model: nn.Module) -> nn.Module:
+    """A copy without gates, each multiplied into the weights that read its features; its logits are the same."""
+    folded = copied(model)  # without hooks, the gates' among them
+    for linear in _gates(folded):
+        linear.weight.mul_(linear.gate)
+        del linear.gate
+    return folded
+
+
+def _gates(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and hasattr(module, "gate")]

@@ -1,0 +1,78 @@
+"""Heads and neurons of a timm Vision Transformer, as units whose members live or die whole."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from timm.layers import Attention, Mlp
+from torch import nn
+
+from svite.sparsity.cut import Cut, Part, Unit
+from svite.sparsity.layers import matching, named_parameters, plain_name
+
+HEADS, NEURONS = "heads", "neurons"
+
+
+def heads(model: nn.Module, layers: Sequence[str] | None = None) -> list[Unit]:
+    """One unit an attention layer; a head is its rows of query, key and value and its columns of the projection.
+
+    Args:
+        model: a timm model.
+        layers: name patterns of attention layers, "blocks.0.attn" say (default: all).
+
+    Raises ValueError for a model without timm's `Attention`, and for a pattern that matches none of its layers.
+    """
+    return _units(model, layers, Attention, HEADS, _head_parts)
+
+
+def neurons(model: nn.Module, layers: Sequence[str] | None = None) -> list[Unit]:
+    """One unit an MLP; a neuron is a row of the first layer with its bias and a column of the second.
+
+    Args:
+        model: a timm model.
+        layers: name patterns of MLPs, "blocks.0.mlp" say (default: all).
+
+    Raises ValueError for a model without timm's `Mlp`, and for a pattern that matches none of its layers.
+    """
+    return _units(model, layers, Mlp, NEURONS, _neuron_parts)
+
+
+def structures(model: nn.Module, layers: Sequence[str] | None = None) -> list[Unit]:
+    """Heads, then neurons, of all layers; with `layers`, of those that match.
+
+    Raises ValueError for a pattern that matches neither an attention layer nor an MLP.
+    """
+    found = [*heads(model), *neurons(model)]
+    if layers is None:
+        return found
+    chosen = matching([unit.name.rpartition(".")[0] for unit in found], layers)
+    return [unit for unit in found if unit.name.rpartition(".")[0] in chosen]
+
+
+def _units(
+    model: nn.Module,
+    layers: Sequence[str] | None,
+    kind: type[nn.Module],
+    what: str,
+    parts: Callable[[str, nn.Module], Iterator[Part]],
+) -> list[Unit]:
+    found = {plain_name(name): module for name, module in model.named_modules() if isinstance(module, kind)}
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no timm {kind.__name__} layer, so there are no {what} to prune.")
+    chosen = found if layers is None else matching(found, layers)
+    weights = named_parameters(model)
+    return [Unit.of(f"{name}.{what}", parts(name, found[name]), weights) for name in found if name in chosen]
+
+
+def _head_parts(name: str, attention: Attention) -> Iterator[Part]:
+    rows = Cut("(three head dim) i -> 1 head (three dim i)", {"three": 3, "head": attention.num_heads})
+    yield Part(f"{name}.qkv.weight", rows, outgoing=False)
+    if attention.qkv.bias is not None:
+        yield Part(f"{name}.qkv.bias", rows, outgoing=False)
+    yield Part(f"{name}.proj.weight", Cut("o (head dim) -> 1 head (o dim)", {"head": attention.num_heads}))
+
+
+def _neuron_parts(name: str, mlp: Mlp) -> Iterator[Part]:
+    rows = Cut("neuron i -> 1 neuron i")
+    yield Part(f"{name}.fc1.weight", rows, outgoing=False)
+    if mlp.fc1.bias is not None:
+        yield Part(f"{name}.fc1.bias", rows, outgoing=False)
+    yield Part(f"{name}.fc2.weight", Cut("o neuron -> 1 neuron o"))

@@ -1,0 +1,54 @@
+"""What a cut starts from: a copy of the model, and which of its weights live."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from svite.sparsity.layers import named_parameters, unwrapped
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+Alive = dict[nn.Parameter, Bool[Tensor, "..."]]
+
+
+@runtime_checkable
+class Masked(Protocol):
+    """What is needed of a `Sparsifier`: which weights live, by plain parameter name."""
+
+    masks: Mapping[str, Bool[Tensor, "..."]]
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy outside of DDP and torch.compile and without hooks, but for those that call a block's token selector.
+
+    A hook may hold a whole training run, which the copy must neither duplicate nor call.
+    """
+    model = unwrapped(model)
+    without = {
+        id(hooks): type(hooks)()
+        for module in model.modules()
+        for name, hooks in vars(module).items()
+        if name in _HOOKS and not (name == "_forward_pre_hooks" and hasattr(module, "selector"))
+    }
+    return deepcopy(model, without)
+
+
+def living(model: nn.Module, sparsifier: Masked | None) -> Alive:
+    """Which weights live: those of the masks, all where there is none; without a sparsifier, those that are not zero.
+
+    Raises ValueError naming a mask that does not fit the model, or whose dead weights are not zero in it.
+    """
+    if sparsifier is None:
+        return {weight: weight.detach() != 0 for weight in model.parameters()}
+    parameters = named_parameters(model)
+    for name, mask in sparsifier.masks.items():
+        if name not in parameters or parameters[name].shape != mask.shape:
+            raise ValueError(f"The model has no {name} of shape {tuple(mask.shape)}, which the sparsifier masks.")
+        if parameters[name][~mask.to(parameters[name].device)].any():
+            raise ValueError(f"Dead weights of {name} are not zero; call `sparsifier.apply(model)` before the cut.")
+    alive = {weight: torch.ones_like(weight, dtype=torch.bool) for weight in parameters.values()}
+    return alive | {parameters[name]: mask.to(parameters[name].device) for name, mask in sparsifier.masks.items()}

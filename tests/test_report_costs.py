@@ -1,0 +1,143 @@
+"""The cost table and the claims against arithmetic by hand, with and without a benchmark's files."""
+
+import json
+
+import pandas as pd
+import pytest
+from synthetic_results import DENSE_TIMES, MACS, STRUCTURED, macs, nonzero, speedup, write, write_measured
+
+from svite.report import costs, measured, tables
+from svite.report.results import Results
+
+GRID_OF_TWO = STRUCTURED | {"scratch": ["svite", "gmp"], "pretrained": [], "densities": [0.3]}
+CLAIM = {"name": "inference of A", "unit": "x the speed of dense", "value": 2.0, "interval": [1.9, 2.1]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_measured(write(tmp_path_factory.mktemp("study"), GRID_OF_TWO), GRID_OF_TWO)
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return Results.read(folder, grid=GRID_OF_TWO)
+
+
+@pytest.mark.parametrize("method", ["svite", "gmp", *STRUCTURED["structured"]])
+def test_each_cost_is_the_mean_over_seeds(results, method):
+    frame = costs.costs(results).set_index(["method", "kept"]).loc[method]
+    for kept, row in frame.iterrows():
+        assert row["nonzero"] == nonzero(method, kept)
+        assert row["macs_share"] == pytest.approx(macs(method, kept) / MACS)
+        for batch, milliseconds in DENSE_TIMES.items():
+            faster = speedup(method, kept, batch)
+            assert row[f"speedup_{batch}"] == faster
+            assert row[f"time_{batch}"] == pytest.approx(1 / faster)
+            assert row[f"milliseconds_{batch}"] == pytest.approx(milliseconds / faster, abs=1e-3)
+
+
+def test_time_saved_over_operations_saved(results):
+    frame = costs.costs(results).set_index(["method", "kept"])
+    row = frame.loc["s2vite", 0.5]  # a tenth of the time at batch 64 is not operations, and half of it at batch 1
+    assert (row["saved_1"], row["saved_64"]) == (pytest.approx(0.5, abs=1e-3), pytest.approx(0.9, abs=1e-3))
+    assert frame.loc["svite", "saved_64"].isna().all()  # no operations are saved by zeros
+
+
+def test_rows_are_dense_then_svite_then_the_structured_methods(results):
+    rows = costs.rows(results)
+    labels = list(dict.fromkeys(row["method"] for row in rows))
+    assert labels == ["Dense", "SViTE", "S2ViTE", "Group sparsity", "VTP", "SViTE+"]
+    assert {name: rows[3][name] for name in rows[3] if name != "color"} == {
+        "method": "S2ViTE", "kept": "50 %", "nonzero": "103,082", "macs": "1.82 M", "bytes": "421 kB",
+        "batch_1": {"milliseconds": "0.68", "speedup": "1.32×"},
+        "batch_64": {"milliseconds": "6.82", "speedup": "1.76×"}, "top1": "96.0 ± 0.3",
+    }  # fmt: skip
+    assert costs.note(results).endswith("one seed, measured on An Abacus, 1 thread.")
+
+
+def test_what_was_not_measured_has_a_dash(folder, tmp_path):
+    write(tmp_path, GRID_OF_TWO)
+    results = Results.read(tmp_path, grid=GRID_OF_TWO)
+    assert {row["batch_64"]["milliseconds"] for row in costs.rows(results)} == {"–"}
+    assert costs.note(results).endswith("No time was measured: `make bench` does it.")
+    timed = json.loads((folder / measured.LATENCY).read_text())
+    timed["models"] = {key: timed["models"][key] for key in ("dense-0", "vtp-0.5-0")}
+    del timed["models"]["vtp-0.5-0"]["1"]
+    (tmp_path / measured.LATENCY).parent.mkdir()
+    (tmp_path / measured.LATENCY).write_text(json.dumps(timed))
+    cells = {(row["method"], row["kept"]): row for row in costs.rows(results)}
+    assert cells["VTP", "50 %"]["batch_64"] == {"milliseconds": "6.82", "speedup": "1.76×"}
+    assert cells["VTP", "50 %"]["batch_1"] == cells["VTP", "75 %"]["batch_64"] == {"milliseconds": "–", "speedup": ""}
+
+
+def test_a_grid_whose_seeds_are_others_takes_the_first_that_was_timed(tmp_path):
+    grid = GRID_OF_TWO | {"seeds": [2, 0]}
+    results = Results.read(write_measured(write(tmp_path, grid), grid), grid=grid)
+    assert costs.costs(results)["speedup_64"].notna().all()
+
+
+def test_saved_tables_say_the_same_and_never_change(results, tmp_path):
+    tables.save(results, tmp_path)
+    saved = json.loads((tmp_path / "costs.json").read_text())
+    assert saved == {"rows": costs.rows(results), "note": costs.note(results)}
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "costs.csv"), costs.costs(results).round(6), check_dtype=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    tables.save(results, tmp_path)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_without_structured_methods_tables_are_what_they_were(folder, tmp_path):
+    plain = GRID_OF_TWO | {"structured": [], "kept": []}
+    tables.save(Results.read(folder, grid=plain), tmp_path)
+    assert json.loads((tmp_path / "structure.json").read_text()) == {"methods": []}
+    assert json.loads((tmp_path / "costs.json").read_text())["rows"] == []
+    assert not (tmp_path / "costs.csv").exists()
+    tables.save(Results.read(folder, grid=GRID_OF_TWO), tmp_path / "both")
+    for name in ("results.csv", "results.html", "results.json", "paired.json", "findings.json"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "both" / name).read_bytes()
+
+
+def test_only_claims_about_smaller_models_are_told(folder):
+    found = measured.verdict(folder)
+    assert len(found["rows"]) == 5
+    assert all(row["name"].startswith(("Inference of", "Training of")) for row in found["rows"])
+    assert found["rows"][0] == {
+        "name": "Inference of DeiT-Small, half of the heads and neurons, batch 8", "unit": "× the speed of dense",
+        "value": "2.12", "interval": "2.07 to 2.17", "asked": "at least 2", "holds": "yes",
+    }  # fmt: skip
+    assert [row["asked"] for row in found["rows"]] == ["at least 2", "at least 0.8", "at least 3", "–", "at most 1.02"]
+    assert [row["holds"] for row in found["rows"]] == ["yes", "yes", "no", "–", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("holds", "says"),
+    [
+        ([True, True], "What was asked for holds in all 2 cases, with the whole interval."),
+        ([True, False], "in 1 of 2 cases; it fails for: inference of A."),
+        ([False], "in 0 of 1 cases; it fails for: inference of A."),
+        ([None], ""),
+        ([], ""),
+    ],
+)
+def test_the_verdict_counts_what_holds(tmp_path, holds, says):
+    (tmp_path / measured.BENCH).parent.mkdir()
+    claims = [CLAIM | {"holds": held} for held in holds]
+    (tmp_path / measured.BENCH).write_text(json.dumps({"claims": claims}))
+    assert measured.verdict(tmp_path)["verdict"].endswith(says)
+    assert bool(measured.verdict(tmp_path)["verdict"]) == bool(says)
+
+
+def test_nothing_measured_is_no_error_and_a_broken_file_is(tmp_path):
+    assert measured.verdict(tmp_path) == {"rows": [], "verdict": ""}
+    assert measured.machine(tmp_path) == ""
+    assert len(measured.latencies(tmp_path)) == 0
+    (tmp_path / measured.LATENCY).parent.mkdir()
+    (tmp_path / measured.LATENCY).write_text('{"models": ')
+    with pytest.raises(ValueError, match=r"latency\.json can't be read .*: `make bench` writes it again\."):
+        measured.latencies(tmp_path)
+
+
+def test_threads_are_counted(tmp_path):
+    (tmp_path / measured.LATENCY).parent.mkdir()
+    (tmp_path / measured.LATENCY).write_text(json.dumps({"machine": {"processor": "P", "threads": 2}, "models": {}}))
+    assert measured.machine(tmp_path) == "P, 2 threads"

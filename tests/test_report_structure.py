@@ -1,0 +1,221 @@
+"""Figures of structured methods: what is drawn, where, and when; and the sentences that the numbers choose."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from synthetic_results import MACS, STRUCTURED, macs, nonzero, speedup, top1, write, write_measured
+
+from svite.report import gains, measured, structure, style
+from svite.report.results import Results
+from svite.report.tokens import ink_kept
+
+GRID = STRUCTURED | {"densities": [0.6, 0.1], "pretrained": ["omp"]}
+NAMES = ["structured_accuracy", "latency", "survivors", "kept_tokens"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_measured(write(tmp_path_factory.mktemp("study"), GRID), GRID)
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return Results.read(folder, grid=GRID)
+
+
+@pytest.fixture(scope="module")
+def figures(results):
+    return structure.figures(results)
+
+
+def words(fig) -> list[str]:
+    return [text.get_text() for text in fig.findobj(Text) if text.get_text()]
+
+
+def markers(ax, method: str) -> list[tuple[float, float]]:
+    """Where the markers of a method stand."""
+    look = style.look(method)
+    lines = [line for line in ax.lines if line.get_marker() == look.marker and line.get_color() == look.color]
+    return [point for line in lines for point in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+
+
+def test_every_figure_is_drawn_and_always_the_same(results, figures, tmp_path):
+    assert list(figures) == structure.drawable(results) == NAMES
+    again = structure.figures(results)
+    for name in NAMES:
+        one, two = (
+            [path.read_bytes() for path in style.save(drawn[name], tmp_path / turn, name)]
+            for turn, drawn in (("1", figures), ("2", again))
+        )
+        assert one == two
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"structured": [], "kept": []}, []),
+        ({"structured": ["vtp"]}, ["structured_accuracy", "latency"]),
+        ({"structured": ["group"]}, ["structured_accuracy", "latency", "survivors"]),
+        ({"structured": ["sviteplus"]}, ["structured_accuracy", "latency", "kept_tokens"]),
+    ],
+)
+def test_what_the_grid_does_not_have_is_not_drawn(folder, given, names):
+    assert structure.drawable(Results.read(folder, grid=GRID | given)) == names
+
+
+def test_without_measured_times_there_is_no_figure_of_them(tmp_path):
+    results = Results.read(write(tmp_path, GRID), grid=GRID)
+    assert "latency" not in structure.drawable(results)
+    write_measured(tmp_path, GRID | {"structured": []})
+    assert "latency" not in structure.drawable(results)
+
+
+def test_a_method_or_kept_share_dropped_from_the_grid_is_dropped_from_the_figures(folder, figures):
+    fewer = structure.figures(Results.read(folder, grid=GRID | {"structured": ["s2vite"], "kept": [0.5]}))
+    for name in ("structured_accuracy", "latency"):
+        assert {"VTP", "75 %"} <= set(words(figures[name]))
+        assert not {"VTP", "75 %"} & set(words(fewer[name]))
+    assert "S2ViTE\n75 % kept" in words(figures["survivors"])
+    assert [word for word in words(fewer["survivors"]) if "kept" in word] == ["S2ViTE\n50 % kept"]
+
+
+@pytest.mark.parametrize("method", GRID["structured"])
+def test_accuracy_stands_over_the_share_of_parameters_left(figures, method):
+    ax = figures["structured_accuracy"].axes[0]
+    seeds = GRID["seeds"]
+    means = {share: np.mean([top1(method, share, seed) for seed in seeds]) for share in GRID["kept"]}
+    wanted = sorted((nonzero(method, share) / nonzero("dense", 1.0), mean) for share, mean in means.items())
+    assert np.array(sorted(markers(ax, method))) == pytest.approx(np.array(wanted), abs=0.013)  # drawn slightly apart
+    dots = np.concatenate([dots.get_offsets()[:, 1] for dots in ax.collections if len(dots.get_offsets())])
+    assert {top1(method, share, seed) for share in GRID["kept"] for seed in seeds} <= set(dots)
+
+
+def test_svite_and_dense_are_there_for_comparison(figures):
+    ax = figures["structured_accuracy"].axes[0]
+    assert markers(ax, "dense") == [(1, pytest.approx(97.2))]
+    share = nonzero("svite", 0.6) / nonzero("dense", 1.0)
+    assert markers(ax, "svite")[-1] == (pytest.approx(share), pytest.approx(96.6, abs=0.05))
+    low, high = ax.get_xlim()
+    assert 0.4 < low < share < 1 < high
+
+
+def test_latency_has_every_model_at_its_operations_and_its_time(figures):
+    counted, timed = figures["latency"].axes
+    for method, share in (("vtp", 0.5), ("s2vite", 0.75), ("gmp", 0.1), ("set", 0.6)):
+        mean = np.mean([top1(method, share, seed) for seed in GRID["seeds"]])
+        for ax, x in ((counted, macs(method, share) / MACS), (timed, 1 / speedup(method, share, 64))):
+            assert (pytest.approx(x, abs=1e-4), pytest.approx(mean)) in markers(ax, method)
+    assert all(x == pytest.approx(1) for ax in (counted, timed) for x, _ in markers(ax, "omp"))
+    spans = [span for lines in timed.collections for span in lines.get_segments()]
+    faster = speedup("vtp", 0.5, 64)
+    assert any(np.allclose(span[:, 0], [1 / (faster + 0.02), 1 / (faster - 0.02)]) for span in spans)
+    assert "An Abacus" in " ".join(words(figures["latency"]))
+
+
+def test_a_model_without_a_time_is_not_drawn(folder, tmp_path):
+    write(tmp_path, GRID)
+    timed = json.loads((folder / measured.LATENCY).read_text())
+    timed["models"] = {key: timed["models"][key] for key in ("dense-0", "vtp-0.5-0", "svite-0.6-0")}
+    (tmp_path / measured.LATENCY).parent.mkdir()
+    (tmp_path / measured.LATENCY).write_text(json.dumps(timed))
+    fig = structure.figures(Results.read(tmp_path, grid=GRID))["latency"]
+    assert {len(markers(ax, "vtp")) for ax in fig.axes} == {1}
+    assert not {"S2ViTE", "GMP"} & set(words(fig))
+
+
+def test_bars_are_the_shares_alive_in_each_layer(results, figures):
+    layers = results.structured_layers
+    for ax, unit in zip(figures["survivors"].axes, ("attn.heads", "mlp.neurons"), strict=True):
+        rows = layers[layers["unit"].str.endswith(unit)]
+        wanted = rows.groupby(["method", "goal", "unit"], sort=False)["achieved"].mean()
+        bars = sorted((bar for bar in ax.patches if isinstance(bar, Rectangle)), key=lambda bar: bar.get_x())
+        assert [bar.get_height() for bar in bars] == pytest.approx(list(wanted))
+        assert len(bars) == 2 * 2 * 4
+        assert to_rgb(bars[0].get_facecolor()[:3]) == to_rgb(style.look("s2vite").color)
+
+
+def test_a_hidden_layer_keeps_its_number(results):
+    layers = structure.alive(results)
+    assert set(layers["layer"]) == {1, 2, 3, 4}
+    assert set(layers["part"]) == {"heads", "neurons"}
+    assert set(layers["method"]) == {"s2vite", "group"}
+
+
+def test_dropped_patches_are_shaded_and_only_those(results, figures):
+    color = to_rgb(style.look("sviteplus").color)
+    for ax, kept in zip(figures["kept_tokens"].axes, results.tokens["kept"], strict=True):
+        shaded = [p for p in ax.patches if p.get_fill() and to_rgb(p.get_facecolor()[:3]) == color]
+        corners = {(round(4 * p.get_y()), round(4 * p.get_x())) for p in shaded}
+        assert corners == set(zip(*np.nonzero(~kept.reshape(4, 4)), strict=True))
+        assert ax.images[0].get_array().shape == (28 * 8, 28 * 8)
+
+
+def test_images_of_three_channels_are_drawn_in_colour(results, monkeypatch):
+    images = results.tokens["images"].repeat(3, 1)
+    monkeypatch.setitem(results.__dict__, "tokens", results.tokens | {"images": images[:3], "kept": np.eye(3, 16) > 0})
+    fig = structure.figures(results)["kept_tokens"]
+    assert [len(ax.images) for ax in fig.axes] == [1, 1, 1, 0, 0]
+    assert fig.axes[0].images[0].get_array().shape == (224, 224, 3)
+
+
+def test_ink_is_counted_patch_by_patch():
+    images = np.zeros((2, 1, 4, 4), np.uint8)
+    images[0, 0, :2, :2], images[0, 0, 3, 3], images[1, 0, 0, 3] = 10, 20, 40
+    kept = np.array([[True, False, False, False], [False, True, True, False]])
+    assert ink_kept(images, kept) == pytest.approx((40 + 40) / (40 + 20 + 40))
+
+
+# Sentences
+
+
+def test_findings_follow_from_the_numbers(results):
+    facts = gains.findings(results)
+    assert facts["methods"] == GRID["structured"]
+    assert (facts["kept"], facts["images"], facts["figures"]) == (["75 %", "50 %"], [52500], NAMES)
+    assert "With 50 % kept, SViTE+ (−0.50) cannot be told from dense; S2ViTE (−1.20), Group" in facts["accuracy"]
+    assert facts["paired"][0]["cells"][1] == {"difference": "−1.20", "interval": "−1.70 to −0.70", "clear": True}
+    assert "S2ViTE with 50 % kept is the fastest that was measured: 1.76 times" in facts["short"]
+    assert facts["speed"] == (
+        "At batch 64 the structured models run at 1.28 to 1.76 times the speed of dense; "
+        "time saved over operations saved is 0.90."
+    )
+    assert facts["zeros"] == "Models with single dead weights run at 1.00 times the speed of dense."
+    assert "Group sparsity leaves 75 % of the heads in layer 4 and 25 % in layer 1" in facts["survivors"]
+    assert "S2ViTE leaves 50 % of the heads in each layer" in facts["survivors"]
+    share = round(100 * ink_kept(results.tokens["images"], results.tokens["kept"]))
+    assert facts["tokens"] == f"The 50 % of the patches that stay hold {share} % of the ink."
+
+
+def test_what_was_not_measured_is_not_told(tmp_path):
+    grid = GRID | {"structured": ["vtp"]}
+    facts = gains.findings(Results.read(write(tmp_path, grid), grid=grid))
+    assert {facts[name] for name in ("short", "speed", "zeros", "survivors", "tokens")} == {""}
+
+
+@pytest.mark.parametrize(
+    ("gap", "says"),
+    [
+        ((0.5, 0.1, 0.9), "VTP (+0.50) is more accurate than dense"),
+        ((-0.5, -0.9, -0.1), "VTP (−0.50) is less accurate than dense"),
+        ((-0.5, -1.1, 0.1), "VTP (−0.50) cannot be told from dense"),
+    ],
+)
+def test_who_is_ahead_of_dense_has_a_wording_for_either(gap, says):
+    assert gains.against_dense({"VTP": gap}) == says
+    both = gains.against_dense({"VTP": gap, "SViTE+": gap})
+    assert both.startswith(says.split(" is ")[0].split(" cannot")[0] + " and SViTE+")
+
+
+def test_settings_are_measured_by_the_line_at_as_many_parameters():
+    rows = [("dense", 1.0, 97.0), ("svite", 0.5, 95.0), ("a", 0.75, 95.4), ("a", 0.5, 96.0), ("a", 0.2, 50.0)]
+    frame = pd.DataFrame(rows, columns=["method", "nonzero_share", "top1"])
+    said = gains.against_line(frame, ["a"])
+    assert "of 2 structured settings 1 lies below, by up to 0.6 points" in said
+    assert "and 1 lies on it or above, by up to 1.0 points" in said
+    assert gains.against_line(frame[frame["method"] != "svite"], ["a"]) == ""
+    assert gains.against_line(frame[frame["nonzero_share"] != 0.75][:2], ["a"]) == ""
