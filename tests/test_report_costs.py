@@ -51,6 +51,7 @@ def test_rows_are_dense_then_svite_then_the_structured_methods(results):
         "method": "S2ViTE", "kept": "50 %", "nonzero": "103,082", "macs": "1.82 M", "bytes": "421 kB",
         "batch_1": {"milliseconds": "0.68", "speedup": "1.32×"},
         "batch_64": {"milliseconds": "6.82", "speedup": "1.76×"}, "top1": "96.0 ± 0.3",
+        "command": "dvc repro structure@s2vite-0.5-{0,1,2}",
     }  # fmt: skip
     assert costs.note(results).endswith("one seed, measured on An Abacus, 1 thread.")
 
@@ -141,3 +142,11 @@ def test_threads_are_counted(tmp_path):
     (tmp_path / measured.LATENCY).parent.mkdir()
     (tmp_path / measured.LATENCY).write_text(json.dumps({"machine": {"processor": "P", "threads": 2}, "models": {}}))
     assert measured.machine(tmp_path) == "P, 2 threads"
+
+
+def test_the_readme_gets_a_row_and_a_command_for_each_structured_setting(results):
+    lines = costs.markdown(results).splitlines()
+    methods = results.structured["method"].nunique() * results.structured["density"].nunique()
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + methods  # the head and dense
+    assert lines[-3].endswith("`dvc repro structure@sviteplus-0.5-{0,1,2}` |")
+    assert lines[2].startswith("| Dense | 100 % |")

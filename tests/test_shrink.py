@@ -307,13 +307,16 @@ def test_dtype_modes_and_frozen_parameters_stay():
     model.blocks[0].eval()
     model.blocks[0].mlp.fc2.requires_grad_(False)
     model.blocks[1].attn.proj.weight.requires_grad_(False)
-    small = shrink(model, masked(model, some_dead(model) | dead_mlp()), branches=True)
+    cut = shrink(model, masked(model, some_dead(model) | dead_mlp() | dead_inputs()), branches=True)
+    small = gather_inputs(cut)
     assert {parameter.dtype for parameter in small.parameters()} == {torch.float64}
     modes = {name: module.training for name, module in model.named_modules()}
-    assert all(modes[name] == module.training for name, module in small.named_modules())
+    assert all(modes[name] == module.training for name, module in cut.named_modules())
+    assert not any(module.training for module in gather_inputs(cut.eval()).modules())
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     assert not small.blocks[0].mlp.bias.requires_grad
-    assert all(trained.get(name, False) == parameter.requires_grad for name, parameter in small.named_parameters())
+    assert all(trained.get(name, False) == parameter.requires_grad for name, parameter in cut.named_parameters())
+    assert not small.blocks[1].attn.proj[1].weight.requires_grad
 
 
 def everything_cut() -> nn.Module:
@@ -370,6 +373,7 @@ def test_a_head_that_a_token_selector_looks_at_is_alive():
     for block in range(DEPTH):
         reads(masks[f"blocks.{block}.attn.proj.weight"])[:, 1:3] = False
     masks["blocks.0.attn.qkv.weight"].view(3, HEADS, -1)[:, 1] = False
+    masks["blocks.0.attn.qkv.weight"].view(3, HEADS, -1)[0, 2] = False  # its queries, whose bias still tells keys apart
     small = shrink(model, masked(model, masks))
     assert [block.attn.num_heads for block in small.blocks] == [HEADS - 1, HEADS]
     assert difference(model, small) < 1e-10

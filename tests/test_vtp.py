@@ -12,6 +12,7 @@ from svite import methods
 from svite.train.finish import finished
 from svite.vit.gates import SITES, add_gates, fold, is_gated
 from svite.vit.parts import Select
+from svite.vit.shrink import shrink
 
 DEEP = {"depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
 IMAGES = torch.randn(4, 1, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -94,6 +95,11 @@ def test_a_copy_has_gates_of_its_own():
     twin = copy.deepcopy(model)
     twin.blocks[0].mlp.fc2.gate.data.zero_()
     assert not torch.equal(twin(IMAGES.double()), model(IMAGES.double()))
+
+
+def test_a_gated_model_is_not_shrunk_before_it_is_folded():
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv has a gate; svite\.vit\.gates\.fold multiplies it"):
+        shrink(gated())
 
 
 def test_what_cannot_be_gated_is_refused():

@@ -7,7 +7,7 @@ import pandas as pd
 from svite.report.measured import BATCHES, TIMED, latencies, machine
 from svite.report.results import Results
 from svite.report.style import look, percent
-from svite.report.text import spread
+from svite.report.text import command, spread
 
 NOTE = (
     "Means over {seeds} seeds, accuracy ± standard deviation. Kept: the share of weights (SViTE), or of what the "
@@ -49,6 +49,7 @@ def _timed(results: Results, runs: pd.DataFrame, batch: int) -> pd.DataFrame:
 def rows(results: Results) -> list[dict[str, Any]]:
     """The cost table as people read it: dense, SViTE for comparison, and every structured method."""
     frame, shown = costs(results), ["dense", "svite", *results.structured["method"].unique()]
+    groups = pd.concat([results.runs, results.structured], ignore_index=True).groupby(["method", "density"])
     return [
         {
             "method": look(row.method).label,
@@ -59,6 +60,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
             "bytes": f"{row.bytes / 1e3:.0f} kB",
             **{f"batch_{batch}": _time(row, batch) for batch in BATCHES},
             "top1": spread(row.top1, row.top1_std),
+            "command": command(groups.get_group((row.method, row.kept))),
         }
         for row in frame[frame["method"].isin(shown)].itertuples()
     ]
@@ -76,3 +78,17 @@ def note(results: Results) -> str:
     """What the columns of the table mean, and on which machine its times were taken."""
     where = machine(results.folder)
     return NOTE.format(seeds=results.runs["seed"].nunique()) + (TIMES.format(machine=where) if where else UNTIMED)
+
+
+def markdown(results: Results) -> str:
+    """The structured methods for the README: what is left, how fast it was measured to be, and the command."""
+    whole = {look(method).label for method in ["dense", *results.structured["method"].unique()]}
+    lines = ["| Method | Kept | Parameters | MACs | Speed | Top-1 (%) | Command |", "|:--|--:|--:|--:|--:|--:|:--|"]
+    for row in rows(results):
+        if row["method"] in whole:
+            speed = row["batch_64"]["speedup"] or "–"
+            cells = [row["method"], row["kept"], row["nonzero"], row["macs"], speed, row["top1"], f"`{row['command']}`"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [*lines, "", f"Heads, neurons, features or tokens that left the model; speed at batch 64. {note(results)}"]
+    )

@@ -15,7 +15,7 @@ from svite.report import costs, gains, measured
 from svite.report.findings import findings
 from svite.report.results import Results
 from svite.report.style import look, sparsity_of
-from svite.report.text import difference, spread
+from svite.report.text import command, difference, spread
 
 COLUMNS = {
     "method": "Method", "sparsity": "Sparsity", "nonzero": "Non-zero parameters",
@@ -64,17 +64,10 @@ def rows(results: Results) -> list[dict[str, Any]]:
             "top5": spread(row.top5, row.top5_std),
             "cost": f"{row.cost:.2f}×",
             "best": bool(row.method != "dense" and abs(row.top1 - top) < 1e-9),
-            "command": _command(groups.get_group((row.method, row.density))),
+            "command": command(groups.get_group((row.method, row.density))),
         }
         for row, top in zip(frame.itertuples(), best, strict=True)
     ]
-
-
-def _command(runs: pd.DataFrame) -> str:
-    """What trains the runs of a row: one stage a seed."""
-    first, seeds = runs.iloc[0], ",".join(map(str, runs["seed"]))
-    stem = first["target"].removesuffix(str(first["seed"]))
-    return f"dvc repro {stem}{{{seeds}}}" if len(runs) > 1 else f"dvc repro {first['target']}"
 
 
 def paired_rows(results: Results, against: str) -> list[dict[str, Any]]:
@@ -159,14 +152,16 @@ p {{ color: #68707a; max-width: 46rem; }}
 
 
 def markdown(results: Results) -> str:
-    """The table for the README: each row ends with the command that trains its runs."""
+    """The tables for the README: each row ends with the command that trains its runs."""
     lines = ["| " + " | ".join([*COLUMNS.values(), "Command"]) + " |", "|:--|--:|--:|--:|--:|--:|:--|"]
     for row in rows(results):
         cells = [row[name] for name in COLUMNS]
         cells[3] = f"**{cells[3]}**" if row["best"] else cells[3]
         lines.append("| " + " | ".join([*cells, f"`{row['command']}`"]) + " |")
     verdict = findings(results)["verdict"]
-    return "\n".join([*lines, "", _note(results), *(["", f"**{verdict}**"] if verdict else [])])
+    said = ["", f"**{verdict}**"] if verdict else []
+    whole = ["", costs.markdown(results)] if len(results.structured) else []
+    return "\n".join([*lines, "", _note(results), *said, *whole])
 
 
 def update_readme(results: Results, path: str | Path = "README.md") -> str:

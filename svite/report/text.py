@@ -45,3 +45,10 @@ def span(low: float, high: float, digits: int = 2) -> str:
     """
     first, last = f"{low:.{digits}f}", f"{high:.{digits}f}"
     return first if first == last else f"{first} to {last}"
+
+
+def command(runs: pd.DataFrame) -> str:
+    """What trains the runs of a row: one stage a seed."""
+    first, seeds = runs.iloc[0], ",".join(map(str, runs["seed"]))
+    stem = first["target"].removesuffix(str(first["seed"]))
+    return f"dvc repro {stem}{{{seeds}}}" if len(runs) > 1 else f"dvc repro {first['target']}"

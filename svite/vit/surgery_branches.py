@@ -94,6 +94,10 @@ def _check(branch: Branch) -> None:
         part = getattr(layer, name, None)
         if type(part) is not wanted:
             raise _refusal(f"{branch.name}.{name}", part)
+        if isinstance(part, nn.Linear) and hasattr(part, "gate"):
+            raise ValueError(
+                f"{branch.name}.{name} has a gate; svite.vit.gates.fold multiplies it into the weights first."
+            )
 
 
 def _refusal(name: str, module: nn.Module | None) -> ValueError:
