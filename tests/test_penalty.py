@@ -14,7 +14,7 @@ from svite.sparsity.cut import Part, Unit, element
 from svite.sparsity.penalty import Penalty
 from svite.sparsity.pool import Pool
 from svite.sparsity.schedule import constant
-from svite.vit.branches import branches
+from svite.vit.branches import add_scales, branches
 from svite.vit.shrink import shrink
 
 METHODS = ("l1", "group", "layer")
@@ -32,7 +32,7 @@ def counts(sparsifier) -> dict[str, int]:
     st.lists(st.floats(0, 4, width=32), min_size=1, max_size=6),
     st.integers(1, 9),
     st.floats(0, 1, width=32),
-    st.floats(0, 1, width=32),
+    st.floats(0, 1, width=32, exclude_min=True),
 )
 @settings(deadline=None)
 def test_the_factor_is_the_proximal_operator_of_the_group_lasso(norms, size, rate, strength):
@@ -70,6 +70,14 @@ def test_no_strength_is_bit_for_bit_the_dense_run_until_the_cut():
     sparsifier = methods.group(model, 0.5, STEPS, strength=0.0, until=0.5)
     list(train(model, adamw(model), sparsifier, range(STEPS // 2)))
     list(train(dense, adamw(dense), None, range(STEPS // 2)))
+    assert same(weights_of(model), weights_of(dense))
+
+
+@pytest.mark.parametrize("method", ["l1", "group"])
+def test_a_density_of_one_is_bit_for_bit_the_dense_run(method):
+    model, dense = vit(**DEEP), vit(**DEEP)
+    list(train(model, adamw(model), getattr(methods, method)(model, 1.0, STEPS, interval=4)))
+    list(train(dense, adamw(dense), None))
     assert same(weights_of(model), weights_of(dense))
 
 
@@ -150,6 +158,7 @@ def test_a_layer_scale_of_one_changes_nothing():
     images = torch.randn(3, 1, 12, 12)
     before = model(images)
     assert [unit.name for unit in branches(model, ["blocks.1.*"])] == ["blocks.1.attn", "blocks.1.mlp"]
+    add_scales(model, ["blocks.1.*"])
     assert "blocks.1.ls1.gamma" in model.state_dict()
     assert "blocks.0.ls1.gamma" not in model.state_dict()
     assert torch.equal(model(images), before)
@@ -158,12 +167,24 @@ def test_a_layer_scale_of_one_changes_nothing():
 # ---- what is refused ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"strength": -1}, r"The strength of the penalty is -1; it must be a number, and not below 0\."),
+        ({"strength": float("inf")}, "The strength of the penalty is inf"),
+        ({"density": 0}, "The density is 0"),
+        ({"until": 1.0}, "`until` is 1.0 of 24 steps; the penalty must end between the first and the last"),
+        ({"until": 0.0}, "`until` is 0.0"),
+        ({"steps": 1}, "of 1 steps"),
+    ],
+)
 @pytest.mark.parametrize("method", METHODS)
-def test_what_makes_no_sense_is_refused(method):
-    with pytest.raises(ValueError, match=r"The strength of the penalty is -1; it must not be below 0\."):
-        getattr(methods, method)(vit(**DEEP), 0.5, STEPS, strength=-1)
-    with pytest.raises(ValueError, match="The density is 0"):
-        getattr(methods, method)(vit(**DEEP), 0, STEPS)
+def test_what_makes_no_sense_is_refused_and_changes_nothing(method, arguments, complaint):
+    model = vit(**DEEP)
+    before = weights_of(model)
+    with pytest.raises(ValueError, match=complaint):
+        getattr(methods, method)(model, **({"density": 0.5, "steps": STEPS} | arguments))
+    assert same(weights_of(model), before)
 
 
 def test_branches_are_found_by_name_or_refused():

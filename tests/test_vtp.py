@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
+from timm.layers import SwiGLU
 from tiny import OPTIMIZERS, STEPS, adamw, train, vit
 from torch import nn
 
 import svite
 from svite import methods
 from svite.train.finish import finished
-from svite.vit.gates import SITES, add_gates, fold, is_gated
+from svite.vit.gates import SITES, add_gates, fold, gates, is_gated
 from svite.vit.parts import Select
 from svite.vit.shrink import shrink
 
@@ -33,7 +34,8 @@ def gated(**arguments: object) -> nn.Module:
 def test_gates_of_one_change_nothing():
     model = vit(**DEEP).eval()
     before = model(IMAGES)
-    units = add_gates(model)
+    units = gates(model)
+    add_gates(model)
     assert [unit.name for unit in units] == [f"blocks.{i}.{site}.gate" for i in (0, 1) for site in SITES]
     assert [unit.members for unit in units] == [16, 16, 16, 32] * 2
     assert torch.equal(model(IMAGES), before)
@@ -107,7 +109,28 @@ def test_what_cannot_be_gated_is_refused():
         add_gates(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv is no plain linear layer, or has a gate already"):
         add_gates(gated())
-    with pytest.raises(ValueError, match="The density is 2"):
-        methods.vtp(vit(), 2, STEPS)
-    with pytest.raises(ValueError, match="The strength of the penalty is -1"):
-        methods.vtp(vit(), 0.5, STEPS, strength=-1)
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.fc1 is no plain linear layer"):
+        add_gates(vit(mlp_layer=SwiGLU))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"density": 2}, "The density is 2"),
+        ({"strength": -1}, "The strength of the penalty is -1"),
+        ({"until": 1.0}, "`until` is 1.0 of 24 steps"),
+    ],
+)
+def test_what_is_refused_changes_nothing(arguments, complaint):
+    model = vit()
+    with pytest.raises(ValueError, match=complaint):
+        methods.vtp(model, **({"density": 0.5, "steps": STEPS} | arguments))
+    assert not is_gated(model)
+
+
+def test_gates_that_the_optimizer_does_not_train_are_named():
+    model = vit()
+    made = adamw(model)
+    sparsifier = methods.vtp(model, 0.5, STEPS)
+    with pytest.raises(ValueError, match=r"does not train blocks\.0\.attn\.qkv\.gate, which a penalty pulls"):
+        next(train(model, made, sparsifier))

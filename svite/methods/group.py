@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from svite.sparsity.penalty import penalised
+from svite.sparsity.penalty import penalties
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit import structure
@@ -35,7 +35,9 @@ def group(
         pool: how the density is spread over layers (default: all layers compete; each keeps at least one member).
 
     Raises:
-        ValueError: a strength below 0; density outside (0, 1], or one that leaves fewer members than layers.
+        ValueError: a strength below 0; an `until` that never comes; density outside (0, 1], or one that leaves fewer
+            members than layers.
     """
     pools = [*pool(structure.heads(model), density), *pool(structure.neurons(model), density)]
-    return penalised(model, pools, steps, strength=strength, interval=interval, until=until)
+    rules, when = penalties(pools, steps, strength=strength, interval=interval, until=until)
+    return Sparsifier(model, pools, rules, when)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from svite.sparsity.layers import Cutting, elements
-from svite.sparsity.penalty import penalised
+from svite.sparsity.penalty import penalties
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.sparsifier import Sparsifier
 
@@ -39,7 +39,9 @@ def l1(
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
-        ValueError: a strength below 0; density outside (0, 1], or one that would empty a layer; no such layer.
+        ValueError: a strength below 0; an `until` that never comes; density outside (0, 1], or one that would empty a
+            layer; no such layer.
     """
     pools = pool(cut(model, layers), density)
-    return penalised(model, pools, steps, strength=strength, interval=interval, until=until)
+    rules, when = penalties(pools, steps, strength=strength, interval=interval, until=until)
+    return Sparsifier(model, pools, rules, when)

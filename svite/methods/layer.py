@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from svite.sparsity.penalty import penalised
+from svite.sparsity.penalty import penalties
 from svite.sparsity.pool import with_branches
 from svite.sparsity.sparsifier import Sparsifier
-from svite.vit.branches import branches
+from svite.vit.branches import add_scales, branches
 
 
 def layer(
@@ -36,7 +36,10 @@ def layer(
         layers: name patterns of branches, "blocks.*.mlp" say (default: all).
 
     Raises:
-        ValueError: a strength below 0; density outside (0, 1], or one that leaves no branch; no such branch.
+        ValueError: a strength below 0; an `until` that never comes; density outside (0, 1], or one that leaves no
+            branch; no such branch.
     """
     pools = with_branches(branches(model, layers), density)
-    return penalised(model, pools, steps, strength=strength, interval=interval, until=until)
+    rules, when = penalties(pools, steps, strength=strength, interval=interval, until=until)
+    add_scales(model, layers)
+    return Sparsifier(model, pools, rules, when)

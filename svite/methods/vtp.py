@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from svite.sparsity.penalty import penalised
+from svite.sparsity.penalty import penalties
 from svite.sparsity.pool import together
 from svite.sparsity.sparsifier import Sparsifier
-from svite.vit.gates import add_gates
+from svite.vit.gates import add_gates, gates
 
 
 def vtp(
@@ -35,8 +35,10 @@ def vtp(
         until: share of `steps` at which the penalty ends and the density is reached.
 
     Raises:
-        ValueError: a strength below 0; density outside (0, 1], or one that would empty a layer; a model that can't be
-            gated.
+        ValueError: a strength below 0; an `until` that never comes; density outside (0, 1], or one that would empty a
+            layer; a model that can't be gated.
     """
-    pools = together(add_gates(model), density)
-    return penalised(model, pools, steps, strength=strength, interval=interval, until=until)
+    pools = together(gates(model), density)
+    rules, when = penalties(pools, steps, strength=strength, interval=interval, until=until)
+    add_gates(model)
+    return Sparsifier(model, pools, rules, when)

@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from svite.sparsity.mask import survivors
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import Alive, Scores
-from svite.sparsity.schedule import Schedule, constant, every
+from svite.sparsity.schedule import Schedule, Trigger, constant, every
 from svite.sparsity.score import Score, magnitude
-from svite.sparsity.sparsifier import Sparsifier
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,11 @@ class Penalty:
     def proximal(
         self, norms: Float[Tensor, "arena member"], size: float, step_size: float, step: int
     ) -> Float[Tensor, "arena member"] | None:
-        """What each member is multiplied by, 1 - step_size strength sqrt(size) / norm or 0; None from `last` on."""
-        if step >= self.last:
+        """What each member is multiplied by, 1 - step_size strength sqrt(size) / norm or 0; None for no pull."""
+        strength = 0.0 if step >= self.last else self.strength(step)
+        if not strength:
             return None
-        pull = step_size * self.strength(step) * sqrt(size)
+        pull = step_size * strength * sqrt(size)
         return (1 - pull / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(min=0)
 
     def select(self, pool: Pool, alive: Alive, scores: Sequence[Scores], step: int) -> Alive:
@@ -56,15 +56,20 @@ class Penalty:
         return 0.0
 
 
-def penalised(
-    model: nn.Module, pools: Sequence[Pool], steps: int, *, strength: float, interval: int, until: float
-) -> Sparsifier:
-    """A sparsifier whose pools are all pulled with the same strength until `until * steps`, and then cut.
+def penalties(
+    pools: Sequence[Pool], steps: int, *, strength: float, interval: int, until: float
+) -> tuple[list[Penalty], Trigger]:
+    """The rule of each pool, and the steps of its updates: all are pulled alike until `until * steps`, and then cut.
 
-    Raises ValueError for a strength below zero.
+    A pool that loses nobody is not pulled either.
+
+    Raises ValueError for a strength that is no number of 0 or more, and for a cut that would never come.
     """
-    if not strength >= 0:
-        raise ValueError(f"The strength of the penalty is {strength}; it must not be below 0.")
+    if not 0 <= strength < inf:
+        raise ValueError(f"The strength of the penalty is {strength}; it must be a number, and not below 0.")
     last = max(int(until * steps), 1)
+    if not 0 < until < 1 or last >= steps:
+        raise ValueError(f"`until` is {until} of {steps} steps; the penalty must end between the first and the last.")
     first = last - (last - 1) // max(interval, 1) * interval
-    return Sparsifier(model, pools, Penalty(constant(strength), last), every(interval, until=last, begin=first))
+    rules = [Penalty(constant(strength if pool.density < 1 else 0.0), last) for pool in pools]
+    return rules, every(interval, until=last, begin=first)

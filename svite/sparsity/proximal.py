@@ -25,12 +25,21 @@ class Proximal(Protocol):
 
 @torch.no_grad()
 def pull(pool: Pool, rule: Proximal, weights: Mapping[str, Tensor], optimizer: Optimizer, step: int) -> None:
-    """Multiply every member of a pool by its factor."""
+    """Multiply every member of a pool by its factor.
+
+    Raises ValueError naming a weight that the optimizer does not train.
+    """
     rates = {id(p): float(group["lr"]) for group in unwrapped(optimizer).param_groups for p in group["params"]}
     for unit in pool.units:
+        first = unit.parts[0].name
+        if id(weights[first]) not in rates:
+            raise ValueError(
+                f"The optimizer does not train {first}, which a penalty pulls; build the optimizer after the "
+                "sparsifier, with this parameter, or leave its layer out of `layers`."
+            )
         squares = {part.name: weights[part.name].square() for part in unit.parts}
         size = sum(weights[part.name].numel() for part in unit.parts) / unit.size
-        factors = rule.proximal(unit.gather(squares).sqrt(), size, rates[id(weights[unit.parts[0].name])], step)
+        factors = rule.proximal(unit.gather(squares).sqrt(), size, rates[id(weights[first])], step)
         if factors is None:
             return
         for part in unit.parts:

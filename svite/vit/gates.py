@@ -5,31 +5,44 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from svite.sparsity.cut import Part, Unit, element
-from svite.sparsity.layers import named_parameters, plain_name
+from svite.sparsity.layers import plain_name
 from svite.vit.surgery_alive import copied
 
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
-def add_gates(model: nn.Module) -> list[Unit]:
-    """Give the four linear layers of every block a `gate`, all ones, that multiplies their input; one unit a gate.
+def gates(model: nn.Module) -> list[Unit]:
+    """One unit for each gate that `add_gates` will give a model, each feature a member.
+
+    Raises ValueError for a model without timm's `Block`, one whose layers differ from timm's, and one that has gates.
+    """
+    sizes = {f"{name}.gate": torch.empty(linear.in_features, device="meta") for name, linear in _sites(model).items()}
+    return [Unit.of(name, [Part(name, element())], sizes) for name in sizes]
+
+
+def add_gates(model: nn.Module) -> None:
+    """Give the four linear layers of every block a `gate`, all ones, that multiplies their input.
 
     The paper's four places: what attention reads, what its projection reads, what the MLP reads, and its inside.
 
     Raises ValueError for a model without timm's `Block`, one whose layers differ from timm's, and one that has gates.
     """
+    for linear in _sites(model).values():
+        linear.register_parameter("gate", nn.Parameter(torch.ones_like(linear.weight[0])))
+        linear.register_forward_pre_hook(_gated)
+
+
+def _sites(model: nn.Module) -> dict[str, nn.Linear]:
     blocks = {plain_name(name): module for name, module in model.named_modules() if isinstance(module, Block)}
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no timm Block, so there is nothing to gate.")
-    linears = {f"{name}.{site}": block.get_submodule(site) for name, block in blocks.items() for site in SITES}
+    linears = {
+        f"{name}.{site}": dict(block.named_modules()).get(site) for name, block in blocks.items() for site in SITES
+    }
     odd = [name for name, linear in linears.items() if type(linear) is not nn.Linear or hasattr(linear, "gate")]
     if odd:
         raise ValueError(f"{odd[0]} is no plain linear layer, or has a gate already, so it can't get one.")
-    for linear in linears.values():
-        linear.register_parameter("gate", nn.Parameter(torch.ones_like(linear.weight[0])))
-        linear.register_forward_pre_hook(_gated)
-    weights = named_parameters(model)
-    return [Unit.of(f"{name}.gate", [Part(f"{name}.gate", element())], weights) for name in linears]
+    return linears
 
 
 def _gated(linear: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
