@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from svite.sparsity.mask import silence
 from svite.sparsity.optimizers import unwrapped
 
 if TYPE_CHECKING:
@@ -52,6 +53,6 @@ def _prepare(sparsifier: "Sparsifier") -> Callable[..., Any]:
 def _mask_gradient(sparsifier: "Sparsifier", name: str) -> Callable[[Tensor], None]:
     def hook(weight: Tensor) -> None:
         if not sparsifier.wants_dense_gradient:
-            weight.grad.mul_(sparsifier.masks[name])
+            silence(weight.grad, sparsifier.masks[name])
 
     return hook

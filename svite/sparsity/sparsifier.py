@@ -88,7 +88,7 @@ class Sparsifier:
 
     def _mask_weights(self) -> None:
         for name, weight in self.weights.items():
-            weight.mul_(self.masks[name])
+            mask.silence(weight, self.masks[name])
 
     @cached_property
     def waits(self) -> list[Unit]:
@@ -142,7 +142,7 @@ class Sparsifier:
             self._pending = True
         for name in self.masked_gradients(optimizer):
             if self.weights[name].grad is not None:
-                self.weights[name].grad.mul_(self.masks[name])
+                mask.silence(self.weights[name].grad, self.masks[name])
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -29,9 +29,9 @@ def selected(contests: Contests, scorer: Scorer, alive: Mapping[str, Tensor], st
 
     Raises ValueError where a score lacks the gradients that it looks at.
     """
+    scorer.require_gradients(tuple(dict.fromkeys(score for _, rule in contests for score in rule.scores)))
     chosen: Topology = {}
     for pool, rule in contests:
-        scorer.require_gradients(rule.scores)
         names = [unit.name for unit in pool.units]
         scores = [torch.cat([scorer.averaged(score, name, step) for name in names], dim=1) for score in rule.scores]
         before = torch.cat([alive[name] for name in names], dim=1)
