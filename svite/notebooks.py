@@ -17,6 +17,7 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,24 +167,33 @@ def execute(notebook: dict, name: str, parameters: dict, output: Path) -> dict:
 
     output.parent.mkdir(parents=True, exist_ok=True)
     environment()
+    settings = {
+        "kernel_name": KERNEL["name"],
+        "progress_bar": False,
+        "stdout_file": sys.stdout,
+        "stderr_file": sys.stderr,
+        "record_timing": False,
+        "coalesce_streams": True,
+        "config": Config(KernelManager={"transport_encryption": "auto"}),
+        "extra_arguments": [f"--IPKernelApp.exec_lines={KERNEL_START}"],
+    }
     try:
-        return papermill.execute_notebook(
-            nbformat.from_dict(notebook),
-            str(output),
-            parameters,
-            kernel_name=KERNEL["name"],
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-            record_timing=False,
-            coalesce_streams=True,
-            config=Config(KernelManager={"transport_encryption": "auto"}),
-            extra_arguments=[f"--IPKernelApp.exec_lines={KERNEL_START}"],
-        )
+        source = nbformat.from_dict(notebook)
+        return _started(lambda: papermill.execute_notebook(source, str(output), parameters, **settings))
     except DeadKernelError:
         raise NotebookError(_obituary(name)) from None
     except PapermillExecutionError as error:
         raise NotebookError(_sentence(name, error, output)) from None
+
+
+def _started(execute: Callable[[], dict], tries: int = 3) -> dict:
+    """Run again where the kernel died before its first word: another had taken a port that was free when it looked."""
+    try:
+        return execute()
+    except RuntimeError as error:
+        if tries == 1 or "before replying to kernel_info" not in str(error):
+            raise
+        return _started(execute, tries - 1)
 
 
 KERNEL_START = "__import__('svite.notebooks').notebooks.die_with_parent()"

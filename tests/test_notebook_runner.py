@@ -260,3 +260,17 @@ def test_a_runner_ends_with_its_parent(place):
     parent.kill()
     assert psutil.wait_procs(family, timeout=60)[1] == []
     parent.communicate()
+
+
+def test_a_kernel_that_lost_its_port_before_its_first_word_is_started_again():
+    said = ["Kernel died before replying to kernel_info"] * 2
+    assert notebooks._started(lambda: said and fail(said.pop()) or {"cells": []}) == {"cells": []}
+    with pytest.raises(RuntimeError, match="before replying"):
+        notebooks._started(lambda: fail("Kernel died before replying to kernel_info"))
+    said = ["Kernel died"]
+    with pytest.raises(RuntimeError, match="died$"):  # in the middle of a notebook
+        notebooks._started(lambda: said and fail(said.pop()) or {"cells": []})
+
+
+def fail(message: str) -> None:
+    raise RuntimeError(message)
