@@ -264,12 +264,12 @@ def test_a_runner_ends_with_its_parent(place):
 
 def test_a_kernel_that_lost_its_port_before_its_first_word_is_started_again():
     said = ["Kernel died before replying to kernel_info"] * 2
-    assert notebooks._started(lambda: said and fail(said.pop()) or {"cells": []}) == {"cells": []}
+    assert notebooks._started(lambda: (said and fail(said.pop())) or {"cells": []}) == {"cells": []}
     with pytest.raises(RuntimeError, match="before replying"):
         notebooks._started(lambda: fail("Kernel died before replying to kernel_info"))
     said = ["Kernel died"]
-    with pytest.raises(RuntimeError, match="died$"):  # in the middle of a notebook
-        notebooks._started(lambda: said and fail(said.pop()) or {"cells": []})
+    with pytest.raises(RuntimeError, match=r"died$"):  # in the middle of a notebook
+        notebooks._started(lambda: (said and fail(said.pop())) or {"cells": []})
 
 
 def fail(message: str) -> None:
