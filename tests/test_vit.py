@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from svite.vit.attention import attention_maps, centre_patch_maps
 from svite.vit.cost import cost, macs
+from svite.vit.mode import evaluating
 
 VARIANTS = {
     "plain": {},
@@ -103,3 +104,17 @@ def test_cost_counts_zeros_as_absent_in_the_sparse_numbers_only():
     assert half.macs == whole.macs
     assert whole.macs - half.sparse_macs == 10 * 32 * 16
     assert model.training
+
+
+def test_looking_at_a_model_leaves_every_module_its_own_mode_and_no_hook():
+    model, (images, _) = vit(depth=2), batch(0)
+    model.blocks[1].eval()
+    modes = [module.training for module in model.modules()]
+    attention_maps(model, images)
+    macs(model)
+    with pytest.raises(AssertionError, match="Input height"):
+        attention_maps(model, images[:, :, :5])
+    assert modes == [module.training for module in model.modules()]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())

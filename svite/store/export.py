@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from svite.sparsity.layers import unwrapped
 from svite.store.files import whole
+from svite.vit.mode import evaluating
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -40,15 +41,9 @@ def export(
     """
     model = unwrapped(model)
     images = _checked(model, images)
-    modes = {part: part.training for part in model.modules()}
-    try:
-        model.eval()
-        with whole(path) as temporary:
-            _write(model, temporary, images)
-            return _verified(model, temporary, images, tolerance)
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with evaluating(model), whole(path) as temporary:
+        _write(model, temporary, images)
+        return _verified(model, temporary, images, tolerance)
 
 
 def _checked(model: nn.Module, images: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """Which patches of an image are left."""
 
+from contextlib import ExitStack
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from svite.tokens.selector import Selector
+from svite.vit.mode import evaluating
 
 
 @torch.no_grad()
@@ -26,16 +29,11 @@ def kept(
         patches = max(patches, scores.shape[1])
         chosen[selector].append(selector.chosen(scores))
 
-    hooks = [selector.register_forward_pre_hook(look) for selector in chosen]
-    training = model.training
-    try:
-        model.eval()
+    with ExitStack() as hooks, evaluating(model):
+        for selector in chosen:
+            hooks.enter_context(selector.register_forward_pre_hook(look))
         for part in images.split(batch):
             model(part)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
     left = torch.arange(patches, device=images.device).expand(len(images), -1)
     masks = []
     for positions in chosen.values():

@@ -8,16 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from svite.train.data import Data, Split
+from svite.vit.mode import evaluating
 
 
 @torch.no_grad()
 def logits(model: nn.Module, data: Data, split: Split, batch: int = 250) -> Float[Tensor, "image class"]:
     """The model's output for every image of a split, in evaluation mode."""
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    parts = [model(data.normalised(part).to(device)).float().cpu() for part in split.images.split(batch)]
-    model.train(training)
-    return torch.cat(parts)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        return torch.cat([model(data.normalised(part).to(device)).float().cpu() for part in split.images.split(batch)])
 
 
 class Accuracy(NamedTuple):

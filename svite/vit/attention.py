@@ -1,9 +1,13 @@
 """What a Vision Transformer attends to."""
 
+from contextlib import ExitStack
+
 import torch
 from jaxtyping import Float
 from timm.layers import Attention
 from torch import Tensor, nn
+
+from svite.vit.mode import evaluating
 
 
 @torch.no_grad()
@@ -36,17 +40,11 @@ def attention_maps(
         seen = _probabilities(layer, inputs[0])
         sums[layer] = sums[layer] + seen if layer in sums else seen
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    training = model.training
-    try:
-        model.eval()
-        with torch.no_grad():
-            for part in images.split(batch):
-                model(part)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, evaluating(model), torch.no_grad():
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(look))
+        for part in images.split(batch):
+            model(part)
     return [sums[layer] / len(images) for layer in layers]
 
 

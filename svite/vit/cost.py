@@ -1,13 +1,16 @@
 """What a model costs: parameters, non-zeros, multiply-accumulates, bytes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
 from svite.sparsity.layers import plain_name
+from svite.vit.mode import evaluating
 
 
 @dataclass(frozen=True)
@@ -34,39 +37,23 @@ def macs(model: nn.Module) -> Macs:
     sizes: dict[str, int] = {}
     attention: dict[str, int] = {}
 
-    def count_layer(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, _: tuple, output: Tensor) -> None:
-            channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
-            uses[name] = uses.get(name, 0) + output.numel() // channels
-            sizes[name] = layer.weight.numel()
+    def count_layer(name: str, layer: nn.Module, _: tuple, output: Tensor) -> None:
+        channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
+        uses[name] = uses.get(name, 0) + output.numel() // channels
+        sizes[name] = layer.weight.numel()
 
-        return hook
+    def count_attention(name: str, layer: Attention, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        products = 2 * layer.num_heads * layer.head_dim * inputs[0].shape[1] ** 2
+        attention[name] = attention.get(name, 0) + products
 
-    def count_attention(name: str) -> Callable[..., None]:
-        def hook(layer: Attention, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-            macs = 2 * layer.num_heads * layer.head_dim * inputs[0].shape[1] ** 2
-            attention[name] = attention.get(name, 0) + macs
-
-        return hook
-
-    hooks = [
-        module.register_forward_hook(count_layer(plain_name(f"{name}.weight")))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
-    hooks += [
-        module.register_forward_hook(count_attention(plain_name(name)))
-        for name, module in model.named_modules()
-        if isinstance(module, Attention)
-    ]
-    training, first = model.training, next(model.parameters())
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, *_input_shape(model), device=first.device))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+    blank = torch.zeros(1, *_input_shape(model), device=next(model.parameters()).device)
+    with ExitStack() as hooks, evaluating(model), torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                hooks.enter_context(module.register_forward_hook(partial(count_layer, plain_name(f"{name}.weight"))))
+            if isinstance(module, Attention):
+                hooks.enter_context(module.register_forward_hook(partial(count_attention, plain_name(name))))
+        model(blank)
     return Macs(uses, sizes, attention)
 
 

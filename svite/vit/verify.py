@@ -1,11 +1,10 @@
 """Proof that a shrunk model computes what the masked one does."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from svite.vit.mode import evaluating
 
 
 def verify(
@@ -42,22 +41,10 @@ def verify(
 
 
 def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         output = model(images)
     return [output] if isinstance(output, Tensor) else list(output)
 
 
 def _largest(tensors: list[Tensor]) -> Float[Tensor, ""]:
     return torch.stack([tensor.abs().max() for tensor in tensors]).max()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; outside, every module in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
