@@ -9,6 +9,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
+from svite.vit.attention import probabilities, queries_and_keys
+
 Scorer = Callable[[VisionTransformer, int], nn.Module]
 
 
@@ -80,8 +82,6 @@ class Attentive(nn.Module):
     def forward(self, tokens: Float[Tensor, "image token width"], block: nn.Module) -> Float[Tensor, "image token"]:
         """Mean attention probability over heads and queries."""
         attention = self._attention(block)
-        qkv = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, attention.head_dim))
-        queries, keys, _ = qkv.permute(2, 0, 3, 1, 4)
-        queries = attention.q_norm(queries[:, :, :1] if self.class_token else queries)
-        logits = queries @ attention.k_norm(keys).transpose(-2, -1) * attention.scale
-        return logits.softmax(-1).mean((1, 2))
+        queries, keys = queries_and_keys(attention, block.norm1(tokens))
+        asking = queries[:, :, :1] if self.class_token else queries
+        return probabilities(attention, asking, keys).mean((1, 2))

@@ -10,16 +10,22 @@ from torch import Tensor, nn
 from svite.vit.mode import evaluating
 
 
-@torch.no_grad()
-def _probabilities(
+def queries_and_keys(
     attention: Attention, tokens: Float[Tensor, "image token width"]
-) -> Float[Tensor, "head token token"]:
-    """Attention probabilities of one layer, summed over the images."""
-    images, length, _ = tokens.shape
-    qkv = attention.qkv(tokens).view(images, length, 3, attention.num_heads, attention.head_dim)
-    query, keys, _ = qkv.permute(2, 0, 3, 1, 4)
-    query, keys = attention.q_norm(query), attention.k_norm(keys)
-    return (query @ keys.transpose(-2, -1) * attention.scale).softmax(-1).sum(0)
+) -> tuple[Float[Tensor, "image head token dim"], Float[Tensor, "image head token dim"]]:
+    """What a layer's heads compare, normalised where the layer normalises it."""
+    qkv = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, attention.head_dim))
+    queries, keys, _ = qkv.permute(2, 0, 3, 1, 4)
+    return attention.q_norm(queries), attention.k_norm(keys)
+
+
+def probabilities(
+    attention: Attention,
+    queries: Float[Tensor, "image head query dim"],
+    keys: Float[Tensor, "image head token dim"],
+) -> Float[Tensor, "image head query token"]:
+    """How each query looks at all tokens; rows sum to one."""
+    return (queries @ keys.transpose(-2, -1) * attention.scale).softmax(-1)
 
 
 def attention_maps(
@@ -37,7 +43,7 @@ def attention_maps(
     sums: dict[Attention, Tensor] = {}
 
     def look(layer: Attention, inputs: tuple[Tensor, ...]) -> None:
-        seen = _probabilities(layer, inputs[0])
+        seen = probabilities(layer, *queries_and_keys(layer, inputs[0])).sum(0)
         sums[layer] = sums[layer] + seen if layer in sums else seen
 
     with ExitStack() as hooks, evaluating(model), torch.no_grad():
