@@ -7,8 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import nn
 
 from svite.sparsity.layers import unwrapped
 from svite.sparsity.sparsifier import Sparsifier
@@ -18,7 +17,7 @@ from svite.store.held import held
 from svite.store.pack import packed, unpacked
 from svite.store.spec import Spec
 from svite.store.tensors import all_tensors, fill
-from svite.vit.surgery_alive import Masked
+from svite.vit.surgery_alive import Masked, masks_of
 
 
 def save(
@@ -58,7 +57,7 @@ def save(
         for name, tensor in all_tensors(model).items()
         if name not in spec.ties
     }
-    small, shapes = packed(tensors, _masks(sparsifier, tensors))
+    small, shapes = packed(tensors, {} if sparsifier is None else masks_of(sparsifier, tensors))
     write_container(path, {"spec": asdict(spec), "packed": shapes, "note": note}, small)
 
 
@@ -93,13 +92,3 @@ def load(path: str | Path) -> tuple[nn.Module, Sparsifier | None]:
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = error if type(error) is ValueError else repr(error)
         raise ValueError(f"{path} can't be built again with timm {timm.__version__}: {reason}.") from None
-
-
-def _masks(sparsifier: Masked | None, tensors: Mapping[str, Tensor]) -> dict[str, Bool[Tensor, "..."]]:
-    masks = {} if sparsifier is None else {name: alive.cpu() for name, alive in sparsifier.masks.items()}
-    for name, alive in masks.items():
-        if name not in tensors or tensors[name].shape != alive.shape:
-            raise ValueError(f"The model has no {name} of shape {tuple(alive.shape)}, which the sparsifier masks.")
-        if tensors[name][~alive].any():
-            raise ValueError(f"Dead weights of {name} are not zero; call `sparsifier.apply(model)` before saving.")
-    return masks

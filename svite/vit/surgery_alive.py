@@ -45,10 +45,20 @@ def living(model: nn.Module, sparsifier: Masked | None) -> Alive:
     if sparsifier is None:
         return {weight: weight.detach() != 0 for weight in model.parameters()}
     parameters = named_parameters(model)
-    for name, mask in sparsifier.masks.items():
-        if name not in parameters or parameters[name].shape != mask.shape:
-            raise ValueError(f"The model has no {name} of shape {tuple(mask.shape)}, which the sparsifier masks.")
-        if parameters[name][~mask.to(parameters[name].device)].any():
-            raise ValueError(f"Dead weights of {name} are not zero; call `sparsifier.apply(model)` before the cut.")
     alive = {weight: torch.ones_like(weight, dtype=torch.bool) for weight in parameters.values()}
-    return alive | {parameters[name]: mask.to(parameters[name].device) for name, mask in sparsifier.masks.items()}
+    return alive | {parameters[name]: mask for name, mask in masks_of(sparsifier, parameters).items()}
+
+
+def masks_of(sparsifier: Masked, tensors: Mapping[str, Tensor]) -> dict[str, Bool[Tensor, "..."]]:
+    """The masks, each on the device of the tensor that it masks.
+
+    Raises ValueError naming a mask that fits none of the tensors, or whose dead weights are not zero there.
+    """
+    masks = {}
+    for name, mask in sparsifier.masks.items():
+        if name not in tensors or tensors[name].shape != mask.shape:
+            raise ValueError(f"The model has no {name} of shape {tuple(mask.shape)}, which the sparsifier masks.")
+        masks[name] = mask.to(tensors[name].device)
+        if tensors[name][~masks[name]].any():
+            raise ValueError(f"Dead weights of {name} are not zero; call `sparsifier.apply(model)` first.")
+    return masks
