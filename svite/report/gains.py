@@ -13,6 +13,8 @@ from svite.report.style import look, percent
 from svite.report.text import difference, listed, signed, span
 from svite.report.tokens import ink_kept
 
+BATCH = 64  # at which the sentences speak of time
+
 
 def findings(results: Results) -> dict[str, Any]:
     """The facts and sentences of the report's section; nothing but an empty list where there are no such methods."""
@@ -98,42 +100,38 @@ def against_line(frame: pd.DataFrame, methods: Iterable[str]) -> str:
     )
 
 
-def fastest(frame: pd.DataFrame, batch: int = 64) -> str:
+def fastest(frame: pd.DataFrame) -> str:
     """The structured model that was measured to be the fastest, and its accuracy."""
-    timed = frame.dropna(subset=[f"speedup_{batch}"])
+    timed = frame.dropna(subset=[f"speedup_{BATCH}"])
     if timed.empty:
         return ""
-    best = timed.loc[timed[f"speedup_{batch}"].idxmax()]
-    interval = span(best[f"low_{batch}"], best[f"high_{batch}"])
+    best = timed.loc[timed[f"speedup_{BATCH}"].idxmax()]
+    interval = span(best[f"low_{BATCH}"], best[f"high_{BATCH}"])
     return (
         f"Of the methods that take away whole parts, {look(best['method']).label} with {percent(best['kept'])} kept is "
-        f"the fastest that was measured: {best[f'speedup_{batch}']:.2f} times the speed of dense at batch {batch} "
+        f"the fastest that was measured: {best[f'speedup_{BATCH}']:.2f} times the speed of dense at batch {BATCH} "
         f"(95 % interval {interval}), with {best['top1']:.1f} % top-1."
     )
 
 
-def speed(frame: pd.DataFrame, batch: int = 64) -> str:
+def speed(frame: pd.DataFrame) -> str:
     """How fast the structured models were measured to be, and how much of the operations saved the clock saw."""
-    timed = frame.dropna(subset=[f"speedup_{batch}"])
-    if timed.empty:
-        return ""
-    saved = timed[f"saved_{batch}"].dropna()
-    told = f"At batch {batch} the structured models run at {_times(timed, batch)} times the speed of dense"
-    return (
-        f"{told}; time saved over operations saved is {span(saved.min(), saved.max())}." if len(saved) else f"{told}."
-    )
+    times, saved = _range(frame[f"speedup_{BATCH}"]), _range(frame[f"saved_{BATCH}"])
+    told = f"At batch {BATCH} the structured models run at {times} times the speed of dense"
+    seen = f"; time saved over operations saved is {saved}" if saved else ""
+    return f"{told}{seen}." if times else ""
 
 
-def zeros(frame: pd.DataFrame, batch: int = 64) -> str:
+def zeros(frame: pd.DataFrame) -> str:
     """How fast models with single dead weights were measured to be: zeros are multiplied like any number."""
-    timed = frame.dropna(subset=[f"speedup_{batch}"])
-    return (
-        f"Models with single dead weights run at {_times(timed, batch)} times the speed of dense." if len(timed) else ""
-    )
+    times = _range(frame[f"speedup_{BATCH}"])
+    return f"Models with single dead weights run at {times} times the speed of dense." if times else ""
 
 
-def _times(timed: pd.DataFrame, batch: int) -> str:
-    return span(timed[f"speedup_{batch}"].min(), timed[f"speedup_{batch}"].max())
+def _range(values: pd.Series) -> str:
+    """The range of what was measured; nothing where nothing was."""
+    measured = values.dropna()
+    return span(measured.min(), measured.max()) if len(measured) else ""
 
 
 def survivors(results: Results) -> list[str]:
