@@ -16,6 +16,8 @@ from svite.sparsity.sparsifier import Sparsifier
 
 CLASSES = 5
 STEPS = 24
+DYNAMIC = ["set", "rigl", "svite", "srigl", "nm"]
+PRUNING = ["snip", "omp", "gmp", "taylor"]
 VIT = {
     "img_size": 12,
     "patch_size": 4,
@@ -31,6 +33,12 @@ def vit(seed: int = 0, **arguments: object) -> nn.Module:
     """A Vision Transformer of some five thousand weights; the same for the same seed."""
     torch.manual_seed(seed)
     return timm.create_model("vit_tiny_patch16_224", **{**VIT, **arguments})
+
+
+def small_model() -> nn.Module:
+    """Two linear layers, the same at every call."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 4))
 
 
 def batch(step: int, size: int = 8) -> tuple[Tensor, Tensor]:
@@ -107,6 +115,11 @@ def made(method: str, model: nn.Module, density: float = 0.5, **arguments: objec
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the model's state."""
     return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def alive_of(sparsifier: Sparsifier) -> dict[str, Tensor]:
+    """A copy of the masks."""
+    return {name: alive.clone() for name, alive in sparsifier.masks.items()}
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
