@@ -195,18 +195,13 @@ class Sparsifier:
 
     def _update(self, optimizer: Optimizer) -> None:
         before, after = self.alive, topology.selected(self.contests, self.scorer, self.alive, self.step)
+        born = self._spread({name: after[name] & ~before[name] for name in after})
         if not self.dense_moments:
-            masked = set(self.masked_gradients(optimizer))
-            lost = {name: torch.ne if name in masked else _is_born for name in self.weights}
-            fresh = {
-                part.name: part.cut.spread(lost[part.name](before[name], after[name]), self.weights[part.name].shape)
-                for name, unit in self.units.items()
-                for part in unit.parts
-            }
-            keep_state(optimizer, {self.weights[name]: ~changed for name, changed in fresh.items()})
+            changed = self._spread({name: after[name] ^ before[name] for name in after})
+            fresh = born | {name: changed[name] for name in self.masked_gradients(optimizer)}
+            keep_state(optimizer, {weight: ~fresh[name] for name, weight in self.weights.items()})
         if self.calm_births:
-            born = self._spread({name: after[name] & ~before[name] for name in after})
-            calm(optimizer, {self.weights[name]: newborn for name, newborn in born.items()})
+            calm(optimizer, {weight: born[name] for name, weight in self.weights.items()})
         self.history.record(before, after, self.step, self.fraction(self.step))
         self._set(after)
         self._pending = False
@@ -275,7 +270,3 @@ class Sparsifier:
         self.scorer.load_state_dict(state["scores"])
         alive = {name: mask.unpack(bits, tuple(self.alive[name].shape)) for name, bits in state["alive"].items()}
         self._set({name: members.to(self.alive[name].device) for name, members in alive.items()})
-
-
-def _is_born(before: Tensor, after: Tensor) -> Tensor:
-    return after & ~before
