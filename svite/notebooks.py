@@ -17,7 +17,7 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +144,10 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def environment() -> None:
+def environment() -> dict[str, str]:
     """Settings that the kernel inherits; what the user has already set wins for threads only."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one run, one thread: runs go side by side
-    os.environ |= {
+    return {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # one run, one thread: runs go side by side
         "PYTHONHASHSEED": "0",
         "SOURCE_DATE_EPOCH": "0",
         "MATPLOTLIBRC": str(Path(__file__).with_name("matplotlibrc")),  # never the user's own
@@ -166,34 +166,24 @@ def execute(notebook: dict, name: str, parameters: dict, output: Path) -> dict:
     from traitlets.config import Config
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    environment()
-    settings = {
-        "kernel_name": KERNEL["name"],
-        "progress_bar": False,
-        "stdout_file": sys.stdout,
-        "stderr_file": sys.stderr,
-        "record_timing": False,
-        "coalesce_streams": True,
-        "config": Config(KernelManager={"transport_encryption": "auto"}),
-        "extra_arguments": [f"--IPKernelApp.exec_lines={KERNEL_START}"],
-    }
-    try:
-        source = nbformat.from_dict(notebook)
-        return _started(lambda: papermill.execute_notebook(source, str(output), parameters, **settings))
-    except DeadKernelError:
-        raise NotebookError(_obituary(name)) from None
-    except PapermillExecutionError as error:
-        raise NotebookError(_sentence(name, error, output)) from None
-
-
-def _started(execute: Callable[[], dict], tries: int = 3) -> dict:
-    """Run again where the kernel died before its first word: another had taken a port that was free when it looked."""
-    try:
-        return execute()
-    except RuntimeError as error:
-        if tries == 1 or "before replying to kernel_info" not in str(error):
-            raise
-        return _started(execute, tries - 1)
+    os.environ |= environment()
+    with tempfile.TemporaryDirectory(prefix="svite-") as sockets:
+        settings = {
+            "kernel_name": KERNEL["name"],
+            "progress_bar": False,
+            "stdout_file": sys.stdout,
+            "stderr_file": sys.stderr,
+            "record_timing": False,
+            "coalesce_streams": True,
+            "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),  # TCP ports can be lost
+            "extra_arguments": [f"--IPKernelApp.exec_lines={KERNEL_START}"],
+        }
+        try:
+            return papermill.execute_notebook(nbformat.from_dict(notebook), str(output), parameters, **settings)
+        except DeadKernelError:
+            raise NotebookError(_obituary(name)) from None
+        except PapermillExecutionError as error:
+            raise NotebookError(_sentence(name, error, output)) from None
 
 
 KERNEL_START = "__import__('svite.notebooks').notebooks.die_with_parent()"

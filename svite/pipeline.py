@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from svite import locks
+from svite import locks, warm
 from svite.locks import PipelineError
 from svite.notebooks import die_with_parent, read_yaml
 
@@ -185,7 +185,8 @@ def repro(jobs: int) -> bool:
         locks.forget_the_dead()
         if locks.is_cut_short():
             locks.mend_record()
-        return bool(run_rounds(jobs))
+        with warm.kernels():
+            return bool(run_rounds(jobs))
 
 
 def run_rounds(jobs: int) -> set[str]:

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "train": {"train", "store", "methods", "tokens", "vit", "sparsity", "study"},
     "report": {"report", "study"},
 }
-ON_TOP = {"notebooks", "locks", "pipeline", "chores", "cli", "__main__"}
+ON_TOP = {"notebooks", "warm", "provisioner", "locks", "pipeline", "chores", "cli", "__main__"}
 
 
 def module_of(path: Path) -> str:

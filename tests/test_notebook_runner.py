@@ -1,7 +1,6 @@
 """`python -m svite.notebooks`: canonical copies, and runs that leave the same bytes every time."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -10,68 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tiny_notebooks import PARAMETERS, make, run, save, start, text
 
 from svite import notebooks
 
 ROOT = Path(__file__).parents[1]
-PARAMETERS = "folder = 'scratch'\nlr = 0.1  # a comment\nfast, name = False, 'x'\nmodel = {}"
-
-
-def notebook(*sources: str, parameters: str = PARAMETERS) -> dict:
-    """A notebook as JupyterLab might leave it: random ids, another kernel, counts, outputs."""
-    cells = [("parameters", parameters), *((None, source) for source in sources)]
-    return {
-        "cells": [
-            {
-                "cell_type": "code",
-                "id": os.urandom(4).hex(),
-                "metadata": {"tags": [tag] if tag else [], "jupyter": {"source_hidden": False}},
-                "source": source.splitlines(keepends=True),
-                "execution_count": 7,
-                "outputs": [{"output_type": "stream", "name": "stdout", "text": "old\n"}],
-            }
-            for tag, source in cells
-        ],
-        "metadata": {"kernelspec": {"name": "conda-env-mine", "display_name": "Mine"}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty project."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    Path("notebooks").mkdir()
-    Path("params.yaml").write_text("pair:\n  model: {lr: 1e-3, on: true}\nplain: 3\n")
-    return tmp_path
-
-
-def save(name: str, *sources: str, **options: str) -> None:
-    Path(f"notebooks/{name}.ipynb").write_text(json.dumps(notebook(*sources, **options)))
-
-
-def start(*arguments: str, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "svite.notebooks", "run", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **pipes, **options)
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    process = start(*arguments)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def executed(key: str) -> list[dict]:
-    return json.loads(Path(f"reports/notebooks/{key}.ipynb").read_text())["cells"]
-
-
-def text(key: str) -> str:
-    """All that the executed notebook's cells printed."""
-    outputs = [output for cell in executed(key) for output in cell["outputs"]]
-    return "".join(output.get("text", "") for output in outputs)
+    return make(tmp_path, monkeypatch)
 
 
 # ---- clean --------------------------------------------------------------------------------------
@@ -260,17 +207,3 @@ def test_a_runner_ends_with_its_parent(place):
     parent.kill()
     assert psutil.wait_procs(family, timeout=60)[1] == []
     parent.communicate()
-
-
-def test_a_kernel_that_lost_its_port_before_its_first_word_is_started_again():
-    said = ["Kernel died before replying to kernel_info"] * 2
-    assert notebooks._started(lambda: (said and fail(said.pop())) or {"cells": []}) == {"cells": []}
-    with pytest.raises(RuntimeError, match="before replying"):
-        notebooks._started(lambda: fail("Kernel died before replying to kernel_info"))
-    said = ["Kernel died"]
-    with pytest.raises(RuntimeError, match=r"died$"):  # in the middle of a notebook
-        notebooks._started(lambda: (said and fail(said.pop())) or {"cells": []})
-
-
-def fail(message: str) -> None:
-    raise RuntimeError(message)
