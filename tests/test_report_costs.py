@@ -4,26 +4,20 @@ import json
 
 import pandas as pd
 import pytest
-from synthetic_results import DENSE_TIMES, MACS, STRUCTURED, macs, nonzero, speedup, write, write_measured
+from structured_study import GRID, of_grid, put, study, timed, unmeasured
+from synthetic_results import DENSE_TIMES, MACS, macs, nonzero, speedup
 
 from svite.report import costs, measured, tables
-from svite.report.results import Results
 
-GRID_OF_TWO = STRUCTURED | {"scratch": ["svite", "gmp"], "pretrained": [], "densities": [0.3]}
 CLAIM = {"name": "inference of A", "unit": "x the speed of dense", "value": 2.0, "interval": [1.9, 2.1]}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_measured(write(tmp_path_factory.mktemp("study"), GRID_OF_TWO), GRID_OF_TWO)
+def results(tmp_path_factory):
+    return study(tmp_path_factory.mktemp("study"))
 
 
-@pytest.fixture(scope="module")
-def results(folder):
-    return Results.read(folder, grid=GRID_OF_TWO)
-
-
-@pytest.mark.parametrize("method", ["svite", "gmp", *STRUCTURED["structured"]])
+@pytest.mark.parametrize("method", ["svite", "gmp", *GRID["structured"]])
 def test_each_cost_is_the_mean_over_seeds(results, method):
     frame = costs.costs(results).set_index(["method", "kept"]).loc[method]
     for kept, row in frame.iterrows():
@@ -47,7 +41,7 @@ def test_rows_are_dense_then_svite_then_the_structured_methods(results):
     rows = costs.rows(results)
     labels = list(dict.fromkeys(row["method"] for row in rows))
     assert labels == ["Dense", "SViTE", "S2ViTE", "Group sparsity", "VTP", "SViTE+"]
-    assert {name: rows[3][name] for name in rows[3] if name != "color"} == {
+    assert {name: rows[4][name] for name in rows[4] if name != "color"} == {
         "method": "S2ViTE", "kept": "50 %", "nonzero": "103,082", "macs": "1.82 M", "bytes": "421 kB",
         "batch_1": {"milliseconds": "0.68", "speedup": "1.32×"},
         "batch_64": {"milliseconds": "6.82", "speedup": "1.76×"}, "top1": "96.0 ± 0.3",
@@ -56,25 +50,20 @@ def test_rows_are_dense_then_svite_then_the_structured_methods(results):
     assert costs.note(results).endswith("one seed, measured on An Abacus, 1 thread.")
 
 
-def test_what_was_not_measured_has_a_dash(folder, tmp_path):
-    write(tmp_path, GRID_OF_TWO)
-    results = Results.read(tmp_path, grid=GRID_OF_TWO)
-    assert {row["batch_64"]["milliseconds"] for row in costs.rows(results)} == {"–"}
-    assert costs.note(results).endswith("No time was measured: `make bench` does it.")
-    timed = json.loads((folder / measured.LATENCY).read_text())
-    timed["models"] = {key: timed["models"][key] for key in ("dense-0", "vtp-0.5-0")}
-    del timed["models"]["vtp-0.5-0"]["1"]
-    (tmp_path / measured.LATENCY).parent.mkdir()
-    (tmp_path / measured.LATENCY).write_text(json.dumps(timed))
-    cells = {(row["method"], row["kept"]): row for row in costs.rows(results)}
+def test_what_was_not_measured_has_a_dash(results, tmp_path):
+    fewer = unmeasured(tmp_path)
+    assert {row["batch_64"]["milliseconds"] for row in costs.rows(fewer)} == {"–"}
+    assert costs.note(fewer).endswith("No time was measured: `make bench` does it.")
+    some = timed(results, "dense-0", "vtp-0.5-0")
+    del some["models"]["vtp-0.5-0"]["1"]
+    put(tmp_path / measured.LATENCY, some)
+    cells = {(row["method"], row["kept"]): row for row in costs.rows(fewer)}
     assert cells["VTP", "50 %"]["batch_64"] == {"milliseconds": "6.82", "speedup": "1.76×"}
     assert cells["VTP", "50 %"]["batch_1"] == cells["VTP", "75 %"]["batch_64"] == {"milliseconds": "–", "speedup": ""}
 
 
 def test_a_grid_whose_seeds_are_others_takes_the_first_that_was_timed(tmp_path):
-    grid = GRID_OF_TWO | {"seeds": [2, 0]}
-    results = Results.read(write_measured(write(tmp_path, grid), grid), grid=grid)
-    assert costs.costs(results)["speedup_64"].notna().all()
+    assert costs.costs(study(tmp_path, seeds=[2, 0]))["speedup_64"].notna().all()
 
 
 def test_saved_tables_say_the_same_and_never_change(results, tmp_path):
@@ -87,19 +76,18 @@ def test_saved_tables_say_the_same_and_never_change(results, tmp_path):
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_without_structured_methods_tables_are_what_they_were(folder, tmp_path):
-    plain = GRID_OF_TWO | {"structured": [], "kept": []}
-    tables.save(Results.read(folder, grid=plain), tmp_path)
+def test_without_structured_methods_tables_are_what_they_were(results, tmp_path):
+    tables.save(of_grid(results, structured=[], kept=[]), tmp_path)
     assert json.loads((tmp_path / "structure.json").read_text()) == {"methods": []}
     assert json.loads((tmp_path / "costs.json").read_text())["rows"] == []
     assert not (tmp_path / "costs.csv").exists()
-    tables.save(Results.read(folder, grid=GRID_OF_TWO), tmp_path / "both")
+    tables.save(results, tmp_path / "both")
     for name in ("results.csv", "results.html", "results.json", "paired.json", "findings.json"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "both" / name).read_bytes()
 
 
-def test_only_claims_about_smaller_models_are_told(folder):
-    found = measured.verdict(folder)
+def test_only_claims_about_smaller_models_are_told(results):
+    found = measured.verdict(results.folder)
     assert len(found["rows"]) == 5
     assert all(row["name"].startswith(("Inference of", "Training of")) for row in found["rows"])
     assert found["rows"][0] == {
@@ -121,9 +109,7 @@ def test_only_claims_about_smaller_models_are_told(folder):
     ],
 )
 def test_the_verdict_counts_what_holds(tmp_path, holds, says):
-    (tmp_path / measured.BENCH).parent.mkdir()
-    claims = [CLAIM | {"holds": held} for held in holds]
-    (tmp_path / measured.BENCH).write_text(json.dumps({"claims": claims}))
+    put(tmp_path / measured.BENCH, {"claims": [CLAIM | {"holds": held} for held in holds]})
     assert measured.verdict(tmp_path)["verdict"].endswith(says)
     assert bool(measured.verdict(tmp_path)["verdict"]) == bool(says)
 
@@ -139,8 +125,7 @@ def test_nothing_measured_is_no_error_and_a_broken_file_is(tmp_path):
 
 
 def test_threads_are_counted(tmp_path):
-    (tmp_path / measured.LATENCY).parent.mkdir()
-    (tmp_path / measured.LATENCY).write_text(json.dumps({"machine": {"processor": "P", "threads": 2}, "models": {}}))
+    put(tmp_path / measured.LATENCY, {"machine": {"processor": "P", "threads": 2}, "models": {}})
     assert measured.machine(tmp_path) == "P, 2 threads"
 
 

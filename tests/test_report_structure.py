@@ -1,31 +1,23 @@
 """Figures of structured methods: what is drawn, where, and when; and the sentences that the numbers choose."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from synthetic_results import MACS, STRUCTURED, macs, nonzero, speedup, top1, write, write_measured
+from structured_study import GRID, of_grid, put, study, timed, unmeasured
+from synthetic_results import MACS, macs, nonzero, speedup, top1, write_measured
 
 from svite.report import gains, measured, structure, style
-from svite.report.results import Results
 from svite.report.tokens import ink_kept
 
-GRID = STRUCTURED | {"densities": [0.6, 0.1], "pretrained": ["omp"]}
 NAMES = ["structured_accuracy", "latency", "survivors", "kept_tokens"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_measured(write(tmp_path_factory.mktemp("study"), GRID), GRID)
-
-
-@pytest.fixture(scope="module")
-def results(folder):
-    return Results.read(folder, grid=GRID)
+def results(tmp_path_factory):
+    return study(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +56,19 @@ def test_every_figure_is_drawn_and_always_the_same(results, figures, tmp_path):
         ({"structured": ["sviteplus"]}, ["structured_accuracy", "latency", "kept_tokens"]),
     ],
 )
-def test_what_the_grid_does_not_have_is_not_drawn(folder, given, names):
-    assert structure.drawable(Results.read(folder, grid=GRID | given)) == names
+def test_what_the_grid_does_not_have_is_not_drawn(results, given, names):
+    assert structure.drawable(of_grid(results, **given)) == names
 
 
 def test_without_measured_times_there_is_no_figure_of_them(tmp_path):
-    results = Results.read(write(tmp_path, GRID), grid=GRID)
+    results = unmeasured(tmp_path)
     assert "latency" not in structure.drawable(results)
     write_measured(tmp_path, GRID | {"structured": []})
     assert "latency" not in structure.drawable(results)
 
 
-def test_a_method_or_kept_share_dropped_from_the_grid_is_dropped_from_the_figures(folder, figures):
-    fewer = structure.figures(Results.read(folder, grid=GRID | {"structured": ["s2vite"], "kept": [0.5]}))
+def test_a_method_or_kept_share_dropped_from_the_grid_is_dropped_from_the_figures(results, figures):
+    fewer = structure.figures(of_grid(results, structured=["s2vite"], kept=[0.5]))
     for name in ("structured_accuracy", "latency"):
         assert {"VTP", "75 %"} <= set(words(figures[name]))
         assert not {"VTP", "75 %"} & set(words(fewer[name]))
@@ -117,13 +109,9 @@ def test_latency_has_every_model_at_its_operations_and_its_time(figures):
     assert "An Abacus" in " ".join(words(figures["latency"]))
 
 
-def test_a_model_without_a_time_is_not_drawn(folder, tmp_path):
-    write(tmp_path, GRID)
-    timed = json.loads((folder / measured.LATENCY).read_text())
-    timed["models"] = {key: timed["models"][key] for key in ("dense-0", "vtp-0.5-0", "svite-0.6-0")}
-    (tmp_path / measured.LATENCY).parent.mkdir()
-    (tmp_path / measured.LATENCY).write_text(json.dumps(timed))
-    fig = structure.figures(Results.read(tmp_path, grid=GRID))["latency"]
+def test_a_model_without_a_time_is_not_drawn(results, tmp_path):
+    put(tmp_path / measured.LATENCY, timed(results, "dense-0", "vtp-0.5-0", "svite-0.6-0"))
+    fig = structure.figures(unmeasured(tmp_path))["latency"]
     assert {len(markers(ax, "vtp")) for ax in fig.axes} == {1}
     assert not {"S2ViTE", "GMP"} & set(words(fig))
 
@@ -192,8 +180,7 @@ def test_findings_follow_from_the_numbers(results):
 
 
 def test_what_was_not_measured_is_not_told(tmp_path):
-    grid = GRID | {"structured": ["vtp"]}
-    facts = gains.findings(Results.read(write(tmp_path, grid), grid=grid))
+    facts = gains.findings(unmeasured(tmp_path, structured=["vtp"]))
     assert {facts[name] for name in ("short", "speed", "zeros", "survivors", "tokens")} == {""}
 
 
