@@ -12,7 +12,7 @@ from svite.sparsity.cut import Cut, Part, Unit, block, element, fan_in, n_of_m
 from svite.sparsity.mask import count, newborn, pack, survivors, top, unpack
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import DropGrow, Prune, bernoulli_start, exact_start
-from svite.sparsity.schedule import constant, cosine, cubic, every, linear, once
+from svite.sparsity.schedule import constant, cosine, cubic, ending, every, linear, once
 from svite.sparsity.score import gradient, magnitude
 
 VALUES = st.sampled_from([-math.inf, -1.0, 0.0, -0.0, 0.5, 0.5, 1.0, 2.0, math.inf]) | st.floats(
@@ -218,8 +218,12 @@ def test_schedules_follow_their_formulas():
 def test_triggers_name_their_steps():
     steps = range(31)
     assert [step for step in steps if every(10, until=25)(step)] == [10, 20]
-    assert [step for step in steps if every(10, until=25, begin=3)(step)] == [3, 13, 23]
+    assert [step for step in steps if ending(10, last=25)(step)] == [5, 15, 25]
+    assert [step for step in steps if ending(10, last=25, begin=6)(step)] == [15, 25]
+    assert [step for step in steps if ending(30, last=25)(step)] == [25]
     assert [step for step in steps if once()(step)] == [0]
     assert [step for step in steps if once(7)(step)] == [7]
     with pytest.raises(ValueError, match="interval is 0 steps"):
         every(0, until=5)
+    with pytest.raises(ValueError, match="interval is 0 steps"):
+        ending(0, last=5)

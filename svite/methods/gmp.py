@@ -7,7 +7,7 @@ from torch import nn
 from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.rule import Prune
-from svite.sparsity.schedule import cubic, every
+from svite.sparsity.schedule import cubic, ending
 from svite.sparsity.score import magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
@@ -42,10 +42,9 @@ def gmp(
     """
     last = max(int(until * steps), 1)
     first = min(max(int(begin * steps), 1), last)
-    whole_intervals = (last - first) // max(interval, 1) * interval
     return Sparsifier(
         model,
         pool(cut(model, layers), density),
         Prune(magnitude, cubic(0.0, 1.0, end=last, begin=first)),
-        every(interval, until=last, begin=last - whole_intervals),
+        ending(interval, last, begin=first),
     )

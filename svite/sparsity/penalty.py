@@ -11,7 +11,7 @@ from torch import Tensor
 from svite.sparsity.mask import survivors
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import Alive, Scores
-from svite.sparsity.schedule import Schedule, Trigger, constant, every
+from svite.sparsity.schedule import Schedule, Trigger, constant, ending
 from svite.sparsity.score import Score, magnitude
 
 
@@ -70,6 +70,5 @@ def penalties(
     last = max(int(until * steps), 1)
     if not 0 < until < 1 or last >= steps:
         raise ValueError(f"`until` is {until} of {steps} steps; the penalty must end between the first and the last.")
-    first = last - (last - 1) // max(interval, 1) * interval
     rules = [Penalty(constant(strength if pool.density < 1 else 0.0), last) for pool in pools]
-    return rules, every(interval, until=last, begin=first)
+    return rules, ending(interval, last)

@@ -49,15 +49,27 @@ def cubic(start: float, stop: float, end: int, begin: int = 0) -> Schedule:
     return lambda step: stop + (start - stop) * (1 - _progress(step, begin, end)) ** 3
 
 
-def every(interval: int, until: int, begin: int | None = None) -> Trigger:
-    """True at `begin` (default: `interval`) and each `interval` steps after it, up to `until`.
+def every(interval: int, until: int) -> Trigger:
+    """True at `interval` and each `interval` steps after it, up to `until`.
 
     Raises ValueError for an interval below one.
     """
+    _check(interval)
+    return lambda step: interval <= step <= until and step % interval == 0
+
+
+def ending(interval: int, last: int, begin: int = 1) -> Trigger:
+    """True at `last` and each `interval` steps before it, down to `begin`.
+
+    Raises ValueError for an interval below one.
+    """
+    _check(interval)
+    return lambda step: begin <= step <= last and (last - step) % interval == 0
+
+
+def _check(interval: int) -> None:
     if interval < 1:
         raise ValueError(f"The update interval is {interval} steps; it must be at least 1.")
-    first = interval if begin is None else begin
-    return lambda step: first <= step <= until and (step - first) % interval == 0
 
 
 def once(step: int = 0) -> Trigger:
