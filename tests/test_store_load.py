@@ -4,13 +4,14 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import adamw, dead_are_zero, run, same, weights_of
-from tiny_kinds import DEEP, KINDS, NAME, Kind, deep, headless, masked, rotary, saved, tied
+from tiny_kinds import DEEP, KINDS, NAME, Kind, deep, masked, rotary, saved
 from torch import Tensor, nn
 
 from svite.store.container import read_container
@@ -21,21 +22,24 @@ from svite.tokens import Selector
 from svite.vit.parts import Zero
 from svite.vit.shrink import shrink
 
+pytestmark = pytest.mark.xdist_group("saved models")  # saved once, by one worker
+
 FRESH = """
 import sys
+from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from svite.store.saved import load
 
-for path in sys.argv[1:]:
+for path in map(Path, sys.argv[1:]):
     model, sparsifier = load(path)
     first = next(model.parameters())
-    images = load_file(path.replace("model", "images"))["images"].to(first.dtype)
+    images = load_file(path.with_name("images"))["images"].to(first.dtype)
     with torch.no_grad():
         found = {"logits": model(images)}
     found |= {f"tensor {name}": value.clone() for name, value in model.state_dict().items()}
     found |= {f"mask {name}": value for name, value in (sparsifier.masks if sparsifier else {}).items()}
-    save_file({name: value.contiguous() for name, value in found.items()}, path.replace("model", "found"))
+    save_file({name: value.contiguous() for name, value in found.items()}, path.with_name("found"))
 """
 
 
@@ -48,21 +52,23 @@ def expected(kind: Kind, images: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def reloaded(tmp_path_factory) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+def stored(tmp_path_factory) -> dict[str, tuple[Kind, Path]]:
+    """A model of each kind and its file; not to be changed."""
+    kinds = {name: make() for name, make in KINDS.items()}
+    return {name: (kind, saved(tmp_path_factory.mktemp("saved"), kind)) for name, kind in kinds.items()}
+
+
+@pytest.fixture(scope="module")
+def reloaded(stored) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """What each kind of model is, and what one fresh process found after loading them."""
-    folder = tmp_path_factory.mktemp("saved")
-    wanted, paths = {}, {}
-    for index, (name, make) in enumerate(KINDS.items()):
-        kind = make()
+    wanted = {}
+    for index, (name, (kind, path)) in enumerate(stored.items()):
         channels, size = (3, 28) if name == "rotary" else (1, 12)
         images = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(index))
-        paths[name] = folder / f"model{index}.safetensors"
-        save(kind.model, paths[name], kind.sparsifier, build=kind.build)
-        save_file({"images": images}, folder / f"images{index}.safetensors")
+        save_file({"images": images}, path.with_name("images"))
         wanted[name] = expected(kind, images)
-    subprocess.run([sys.executable, "-c", FRESH, *map(str, paths.values())], check=True)
-    found = {name: load_file(str(path).replace("model", "found")) for name, path in paths.items()}
-    return {name: (wanted[name], found[name]) for name in KINDS}
+    subprocess.run([sys.executable, "-c", FRESH, *(str(path) for _, path in stored.values())], check=True)
+    return {name: (wanted[name], load_file(path.with_name("found"))) for name, (_, path) in stored.items()}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -75,9 +81,8 @@ def test_a_fresh_process_finds_the_same_model_bit_for_bit(reloaded, name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_was_loaded_saves_to_the_same_bytes(tmp_path, name):
-    kind = KINDS[name]()
-    path = saved(tmp_path, kind)
+def test_what_was_loaded_saves_to_the_same_bytes(tmp_path, stored, name):
+    kind, path = stored[name]
     model, sparsifier = load(path)
     assert (sparsifier is None) == (kind.sparsifier is None)
     again = tmp_path / "again.safetensors"
@@ -85,8 +90,8 @@ def test_what_was_loaded_saves_to_the_same_bytes(tmp_path, name):
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_a_loaded_model_keeps_its_structure(tmp_path):
-    model, _ = load(saved(tmp_path, KINDS["all at once"]()))
+def test_a_loaded_model_keeps_its_structure(stored):
+    model, _ = load(stored["all at once"][1])
     assert [getattr(block.attn, "num_heads", 0) for block in model.blocks] == [1, 2, 0]
     assert [type(block.attn) is Zero for block in model.blocks] == [False, False, True]
     assert model.blocks[1].mlp.fc1.out_features == 61
@@ -102,8 +107,8 @@ def test_loaded_parameters_are_leaves_on_the_cpu_that_train(tmp_path):
     assert all(p.requires_grad and p.is_leaf and p.device.type == "cpu" for p in loaded.parameters())
 
 
-def test_tied_tensors_are_tied_again_and_stored_once(tmp_path):
-    path = saved(tmp_path, Kind(tied()))
+def test_tied_tensors_are_tied_again_and_stored_once(stored):
+    _, path = stored["tied"]
     with safe_open(path, framework="pt") as file:
         assert "blocks.2.mlp.fc1.weight" not in file.keys()  # noqa: SIM118
     model, _ = load(path)
@@ -187,15 +192,15 @@ def test_a_living_zero_stays_alive(tmp_path):
     assert bool(alive.any())
 
 
-def test_masks_are_never_inferred_from_zeros(tmp_path):
-    model, sparsifier = load(saved(tmp_path, Kind(masked(deep()).model)))
+def test_masks_are_never_inferred_from_zeros(stored):
+    model, sparsifier = load(stored["zeros"][1])
     assert sparsifier is None
     assert float((model.head.weight == 0).float().mean()) > 0.2
 
 
-def test_a_loaded_sparsifier_holds_its_topology_through_training(tmp_path):
-    kind = headless()
-    model, sparsifier = load(saved(tmp_path, kind))
+def test_a_loaded_sparsifier_holds_its_topology_through_training(stored):
+    kind, path = stored["masked heads"]
+    model, sparsifier = load(path)
     before = weights_of(model)
     run(model.train(), adamw(model), sparsifier, range(5))
     assert dead_are_zero(sparsifier)
@@ -205,9 +210,9 @@ def test_a_loaded_sparsifier_holds_its_topology_through_training(tmp_path):
     assert not sparsifier.updates
 
 
-def test_a_loaded_sparsifier_is_enough_to_shrink(tmp_path):
-    kind = headless()
-    model, sparsifier = load(saved(tmp_path, kind))
+def test_a_loaded_sparsifier_is_enough_to_shrink(stored):
+    kind, path = stored["masked heads"]
+    model, sparsifier = load(path)
     assert same(weights_of(shrink(model, sparsifier)), weights_of(shrink(kind.model, kind.sparsifier)))
 
 
@@ -222,8 +227,8 @@ def test_a_mask_without_a_living_weight_is_kept(tmp_path):
 # No pickle
 
 
-def test_the_file_opens_with_safetensors_and_json_alone(tmp_path):
-    path = saved(tmp_path, KINDS["all at once"]())
+def test_the_file_opens_with_safetensors_and_json_alone(stored):
+    _, path = stored["all at once"]
     with safe_open(path, framework="np") as file:
         spec = json.loads(file.metadata()["svite"])["spec"]
         names = set(file.keys())
@@ -234,9 +239,8 @@ def test_the_file_opens_with_safetensors_and_json_alone(tmp_path):
     assert {"head.weight", "alive:head.weight"} <= names
 
 
-def test_loading_unpickles_nothing(tmp_path, monkeypatch):
-    path = saved(tmp_path, KINDS["all at once"]())
+def test_loading_unpickles_nothing(stored, monkeypatch):
     refuse = lambda *_, **__: pytest.fail("something was unpickled")
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
-    load(path)
+    load(stored["all at once"][1])
