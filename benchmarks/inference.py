@@ -28,8 +28,8 @@ def halved(model: nn.Module) -> nn.Module:
 
 
 def chosen(at: Sequence[int]) -> str:
-    """How a claim calls the selection of tokens."""
-    return f"tokens kept at {KEEP} from {', '.join(map(str, at))}"
+    """How a claim calls the selection of tokens; papers count layers from 1, code counts blocks from 0."""
+    return f"tokens kept at {KEEP} from layers {', '.join(str(block + 1) for block in at)}"
 
 
 def contestants(build: Callable[[], nn.Module], at: Sequence[int]) -> dict[str, nn.Module]:

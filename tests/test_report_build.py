@@ -163,7 +163,7 @@ def test_a_claim_that_fails_is_told_as_plainly_as_one_that_holds(tmp_path):
     text = text_of(study(tmp_path, WHOLE, measured=True))
     assert "half of the heads and neurons, batch 8 × the speed of dense 2.12 2.07 to 2.17 at least 2 yes" in text
     assert "batch 8: time saved over MACs saved 0.90 0.85 to 0.95 at least 0.8 yes" in text
-    assert "4, 7, 10, batch 8 × the speed of dense 2.90 2.85 to 2.95 at least 3 no" in text
+    assert "layers 4, 7, 10, batch 8 × the speed of dense 2.90 2.85 to 2.95 at least 3 no" in text
     assert "in 3 of 4 cases; it fails for: inference of DeiT-Small, half of the heads and neurons, tokens" in text
 
 

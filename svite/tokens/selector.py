@@ -80,7 +80,7 @@ def _selected(block: nn.Module, inputs: tuple, arguments: dict[str, Any]) -> tup
 
 
 def select(
-    model: nn.Module, keep: float = 0.7, at: int | Sequence[int] = (4, 7, 10), scorer: Scorer = Learned
+    model: nn.Module, keep: float = 0.7, at: int | Sequence[int] = (3, 6, 9), scorer: Scorer = Learned
 ) -> nn.Module:
     """Remove patch tokens before the blocks `at`, in training and at evaluation; prefix tokens always stay.
 
@@ -91,7 +91,8 @@ def select(
     Args:
         model: timm's VisionTransformer, whole or shrunk; changed in place and returned.
         keep: kept fraction of the patch tokens that reach a selector, in (0, 1].
-        at: blocks, counted from 0, before which tokens are removed; 0 is right after the position embedding.
+        at: blocks, counted from 0, before which tokens are removed; 0 is right after the position embedding. The
+            default is the fourth, seventh and tenth layer, as in DynamicViT (arXiv 2106.02034) and EViT (2202.07800).
         scorer: `Learned`, to be trained (build the optimizer after this call), or `Attentive` for a trained model.
 
     Raises:
