@@ -1,3 +1,3 @@
-"""The timm Vision Transformer: what it attends to and what it costs."""
+"""The timm Vision Transformer: its parts, what it attends to, what it costs, and how it gets smaller."""
 
 import svite._torchvision  # noqa: F401  (before timm)

@@ -15,7 +15,10 @@ from svite.vit.mode import evaluating
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of one image's forward pass: how often each weight is used, and what attention adds."""
+    """Multiply-accumulates of one image's forward pass: `uses` times `sizes` for each weight, and `attention`.
+
+    A weight is used once at each position that its layer sees; `attention` has the two products of each such layer.
+    """
 
     uses: Mapping[str, int]
     sizes: Mapping[str, int]

@@ -30,11 +30,11 @@ def gather_inputs(model: nn.Module, sparsifier: Masked | None = None) -> nn.Modu
         for name in _READERS:
             linear = getattr(branch.layer, name, None)
             if linear is not None:
-                setattr(branch.layer, name, gathered(linear, alive[linear.weight].any(0)))
+                setattr(branch.layer, name, _gathered(linear, alive[linear.weight].any(0)))
     return small
 
 
-def gathered(linear: nn.Linear, features: Bool[Tensor, " in"]) -> nn.Module:
+def _gathered(linear: nn.Linear, features: Bool[Tensor, " in"]) -> nn.Module:
     """The layer, changed in place to read `features` only, behind what selects them."""
     if features.all():
         return linear

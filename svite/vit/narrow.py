@@ -19,6 +19,8 @@ from svite.sparsity.layers import plain_name
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.structure import HEADS, NEURONS
 
+Substitutes = Iterator[tuple[nn.Module, str, Any]]  # whose attribute, its name, and its value while a layer is narrow
+
 
 @dataclass
 class Narrowed:
@@ -87,7 +89,7 @@ def _leave(module: nn.Module, *_: Any) -> None:
         module.attn_dim = module.proj.in_features
 
 
-def _narrow_attention(attention: Attention, alive: Int[Tensor, " head"]) -> Iterator[tuple[nn.Module, str, Any]]:
+def _narrow_attention(attention: Attention, alive: Int[Tensor, " head"]) -> Substitutes:
     width = attention.head_dim
     columns = (alive[:, None] * width + torch.arange(width, device=alive.device)).flatten()
     rows = torch.cat([columns + part * attention.attn_dim for part in range(3)])
@@ -97,12 +99,12 @@ def _narrow_attention(attention: Attention, alive: Int[Tensor, " head"]) -> Iter
     yield attention, "attn_dim", len(columns)
 
 
-def _narrow_mlp(mlp: Mlp, alive: Int[Tensor, " neuron"]) -> Iterator[tuple[nn.Module, str, Any]]:
+def _narrow_mlp(mlp: Mlp, alive: Int[Tensor, " neuron"]) -> Substitutes:
     yield mlp.fc2, "weight", mlp.fc2.weight.index_select(1, alive)
     yield from _rows(mlp.fc1, alive)
 
 
-def _rows(linear: nn.Linear, rows: Int[Tensor, " row"]) -> Iterator[tuple[nn.Module, str, Any]]:
+def _rows(linear: nn.Linear, rows: Int[Tensor, " row"]) -> Substitutes:
     yield linear, "weight", linear.weight.index_select(0, rows)
     if linear.bias is not None:
         yield linear, "bias", linear.bias.index_select(0, rows)

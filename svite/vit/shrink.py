@@ -28,7 +28,7 @@ def shrink(model: nn.Module, sparsifier: Masked | None = None, *, branches: bool
     """
     small = copied(model)
     alive = living(small, sparsifier)
-    members = {branch: living_members(branch, alive) for branch in branches_of(small)}
+    members = {branch: _living_members(branch, alive) for branch in branches_of(small)}
     dead = [branch.name for branch, kept in members.items() if not kept.any()]
     if dead and not branches:
         raise ValueError(f"Nothing is alive in {', '.join(dead)}; pass `branches=True` to remove a whole branch.")
@@ -37,7 +37,7 @@ def shrink(model: nn.Module, sparsifier: Masked | None = None, *, branches: bool
     return small
 
 
-def living_members(branch: Branch, alive: Alive) -> Bool[Tensor, " member"]:
+def _living_members(branch: Branch, alive: Alive) -> Bool[Tensor, " member"]:
     """Which heads or neurons of a branch make a difference: to its output, or to what a token selector sees."""
     inside = hidden(branch.layer)
     read = alive[inside.write.weight]
