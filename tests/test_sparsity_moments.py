@@ -6,6 +6,7 @@ import torch
 from tiny import (
     DYNAMIC,
     PRUNING,
+    SHORT,
     adamw,
     alive_of,
     backward,
@@ -39,7 +40,7 @@ from svite.sparsity.sparsifier import Sparsifier
 def test_dead_weights_gradients_and_moments_are_zero_after_every_step(method, make):
     model = vit()
     optimizer, sparsifier = make(model), made(method, model)
-    for _ in train(model, optimizer, sparsifier):
+    for _ in train(model, optimizer, sparsifier, SHORT):
         for name, weight in sparsifier.weights.items():
             dead = ~sparsifier.masks[name]
             state = [v for v in optimizer.state[weight].values() if v.shape == weight.shape]

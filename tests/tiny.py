@@ -16,6 +16,7 @@ from svite.sparsity.sparsifier import Sparsifier
 
 CLASSES = 5
 STEPS = 24
+SHORT = range(10)  # with two of the updates that `made` asks for
 DYNAMIC = ["set", "rigl", "svite", "srigl", "nm"]
 PRUNING = ["snip", "omp", "gmp", "taylor"]
 VIT = {
