@@ -149,6 +149,7 @@ def test_calm_births_start_with_the_mean_second_moment_of_the_living():
         torch.testing.assert_close(second[born], second[stayed][second[stayed] > 0].mean().expand(int(born.sum())))
         assert not optimizer.state[weight]["exp_avg"][born].any()
         assert not second[~sparsifier.masks[name]].any()
+    assert sparsifier.updates[-1].born > 0
 
 
 def regrowing() -> tuple[nn.Linear, torch.optim.Optimizer, Sparsifier]:
