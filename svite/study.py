@@ -16,6 +16,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def of(cls, **values: Any) -> Any:
+        """As the constructor; ValueError with one sentence for a human where that fails."""
+        return parse(cls, values, cls.__name__.lower())
+
 
 class Recipe(_Strict):
     """How a model is trained; the same for every method of a study."""

@@ -85,7 +85,7 @@ def test_the_first_images_are_taken_evenly(folder):
 
 def test_missing_and_damaged_data_are_told_apart_in_one_sentence(folder):
     check(folder)
-    with pytest.raises(FileNotFoundError, match=r"The data folder '.*nowhere' is missing; .*dvc pull"):
+    with pytest.raises(FileNotFoundError, match=r"The data folder '.*nowhere' is missing; .*make data"):
         Data(folder / "nowhere")
     content = (folder / "train.tar").read_bytes()
     (folder / "train.tar").write_bytes(content[:2000] + b"x" + content[2001:])

@@ -98,3 +98,9 @@ def test_a_run_is_a_value():
     assert Run.model_validate_json(run.model_dump_json()) == run
     with pytest.raises(ValueError, match="frozen"):
         run.seed = 2
+
+
+def test_a_run_of_a_notebook_is_refused_in_one_sentence_too():
+    with pytest.raises(ValueError, match=r"^run: recipe\.lr: .*\.$") as caught:
+        Run.of(method="svite", model={"name": "vit_tiny_patch16_224"}, recipe={"lr": -1})
+    assert type(caught.value) is ValueError

@@ -46,14 +46,14 @@ def check(folder: str | Path) -> None:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"The data folder '{folder}' is missing; `dvc pull` brings it back.")
+        raise FileNotFoundError(f"The data folder '{folder}' is missing; `make data` brings the bundled one back.")
     sums = folder / CHECKSUMS
     for line in sums.read_text().splitlines() if sums.is_file() else ():
         expected, name = line.split()
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing; `dvc checkout --force` or `dvc pull` brings it back.")
+            raise FileNotFoundError(f"{folder / name} is missing; `dvc checkout --force data.dvc` brings it back.")
         if sha256(folder / name) != expected:
-            raise ValueError(f"{folder / name} is damaged (its checksum differs); `dvc checkout --force` restores it.")
+            raise ValueError(f"{folder / name} is damaged (its checksum differs); `dvc checkout --force data.dvc` restores it.")
 
 
 def read(path: Path, channels: int, size: int) -> Split:

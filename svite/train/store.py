@@ -37,11 +37,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, Run]:
     Raises FileNotFoundError, or ValueError for a damaged file.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"The model {path} is missing; `dvc pull` or `dvc repro` makes it.")
+        raise FileNotFoundError(f"The model {path} is missing; `dvc repro` makes it.")
     try:
         return load(path)[0], parse(Run, note_of(path).get("run", {}), str(path))
     except ValueError as error:
-        raise ValueError(f"The model {path} is damaged ({error}); delete it and train or pull it again.") from None
+        raise ValueError(f"The model {path} is damaged ({error}); delete it and train it again.") from None
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:

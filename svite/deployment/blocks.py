@@ -1,0 +1,189 @@
+"""Blocks of a timm Vision Transformer on activations that lie feature by feature.
+
+The layout changes once, where a run of blocks begins and ends (and where tokens are selected), not once a layer; bias,
+GELU, LayerScale and the residual sum are part of the layers that they follow.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from timm.layers import Attention, Mlp
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from svite.deployment.weights import Weights, ops
+from svite.vit.parts import Select, Zero
+
+Rows = Float[Tensor, "image token feature"]
+Columns = Float[Tensor, "image feature padded"]
+Making = Callable[[str, Float[Tensor, "out in"], Float[Tensor, " out"] | None], Weights]
+
+LANES = 16  # tokens are padded to a multiple of
+
+
+def columns_of(rows: Rows) -> Columns:
+    """Feature by feature, with zeros for tokens up to the next multiple of 16."""
+    tokens = rows.shape[1]
+    out = rows.new_zeros(len(rows), rows.shape[2], -(-tokens // LANES) * LANES)
+    out[:, :, :tokens] = rows.transpose(1, 2)
+    return out
+
+
+def rows_of(columns: Columns, tokens: int) -> Rows:
+    """Token by token again."""
+    return columns[:, :, :tokens].transpose(1, 2).contiguous()
+
+
+def unsupported(block: nn.Module) -> str | None:
+    """Why a block can't run this way, or None if it can."""
+    if type(block) is not Block:
+        return f"it is a {type(block).__name__}, not timm's Block"
+    norms = [block.norm1, block.norm2]
+    if not isinstance(block.attn, Zero):
+        attention = block.attn
+        if type(attention) is not Attention or attention.gate is not None or not _is_plain(attention.norm):
+            return f"its attention is {type(attention).__name__} with a gate or a norm of its own"
+        norms += [norm for norm in (attention.q_norm, attention.k_norm) if not _is_plain(norm)]
+    if not isinstance(block.mlp, Zero):
+        mlp = block.mlp
+        if type(mlp) is not Mlp or not _is_plain(mlp.norm):
+            return f"its MLP is {type(mlp).__name__} with a norm of its own, or no MLP of timm's"
+        if not isinstance(mlp.act, nn.GELU) or mlp.act.approximate != "none":
+            return f"its activation is {type(mlp.act).__name__}, not exact GELU"
+    odd = [norm for norm in norms if not isinstance(norm, nn.LayerNorm) or norm.weight is None]
+    return f"its norm is {type(odd[0]).__name__}, not LayerNorm" if odd else None
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return isinstance(module, nn.Identity)
+
+
+def whole(layer: nn.Module, features: int) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+    """Weight and bias of a linear layer, over all of its input's features where it reads selected ones."""
+    linear = layer if isinstance(layer, nn.Linear) else layer[1]
+    weight, bias = linear.weight.detach(), linear.bias
+    if isinstance(layer, nn.Sequential):
+        select: Select = layer[0]
+        weight = weight.new_zeros(len(weight), features).index_copy(1, select.index, weight)
+    return weight, None if bias is None else bias.detach()
+
+
+class Norm(nn.Module):
+    """LayerNorm over features."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.epsilon = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Columns) -> Columns:
+        """Each token by itself."""
+        return ops.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+
+class FastAttention(nn.Module):
+    """Norm, attention and residual sum."""
+
+    def __init__(self, name: str, block: Block, make: Making) -> None:
+        super().__init__()
+        attention: Attention = block.attn
+        self.heads, self.inner, self.scale = attention.num_heads, attention.attn_dim, attention.scale
+        self.norm = Norm(block.norm1)
+        self.head_norms = nn.ModuleList(
+            norm if _is_plain(norm) else Norm(norm) for norm in (attention.q_norm, attention.k_norm)
+        )
+        self.qkv = make(f"{name}.attn.qkv", *whole(attention.qkv, block.norm1.weight.numel()))
+        self.proj = make(f"{name}.attn.proj", *scaled(*whole(attention.proj, self.inner), block.ls1))
+
+    def forward(self, x: Columns, tokens: int) -> Columns:
+        """The residual stream after the branch; `tokens` of its columns are real."""
+        qkv = self.qkv(self.norm(x))
+        for part, norm in enumerate(self.head_norms):
+            if not _is_plain(norm):
+                heads = qkv[:, part * self.inner : (part + 1) * self.inner]
+                normed = norm(heads.reshape(len(x) * self.heads, -1, x.shape[2]))
+                heads.copy_(normed.view_as(heads))
+        return self.proj(ops.attention(qkv, self.heads, tokens, self.scale), residual=x)
+
+
+class FastMlp(nn.Module):
+    """Norm, MLP and residual sum."""
+
+    def __init__(self, name: str, block: Block, make: Making) -> None:
+        super().__init__()
+        self.norm = Norm(block.norm2)
+        self.fc1 = make(f"{name}.mlp.fc1", *whole(block.mlp.fc1, block.norm2.weight.numel()))
+        self.fc2 = make(f"{name}.mlp.fc2", *scaled(*whole(block.mlp.fc2, block.mlp.fc2.in_features), block.ls2))
+
+    def forward(self, x: Columns, tokens: int) -> Columns:
+        """The residual stream after the branch."""
+        return self.fc2(self.fc1(self.norm(x), activated=True), residual=x)
+
+
+class Constant(nn.Module):
+    """A branch that was removed, whose bias every token still gets."""
+
+    def __init__(self, bias: Float[Tensor, " feature"] | None) -> None:
+        super().__init__()
+        self.register_buffer("bias", None if bias is None else bias.detach()[:, None])
+
+    def forward(self, x: Columns, tokens: int) -> Columns:
+        """The residual stream after the branch."""
+        return x if self.bias is None else x + self.bias
+
+
+@torch.no_grad()
+def scaled(
+    weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, scale: nn.Module
+) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+    """Weight and bias with the block's LayerScale multiplied in."""
+    if _is_plain(scale):
+        return weight, bias
+    return weight * scale.gamma[:, None], None if bias is None else bias * scale.gamma
+
+
+def branches(name: str, block: Block, make: Making) -> list[nn.Module]:
+    """The two branches of a block that `unsupported` has nothing against."""
+    made = []
+    for branch, scale, fast in ((block.attn, block.ls1, FastAttention), (block.mlp, block.ls2, FastMlp)):
+        if isinstance(branch, Zero):
+            made.append(Constant(None if branch.bias is None else scale(branch.bias)))
+        else:
+            made.append(fast(name, block, make))
+    return made
+
+
+class Run(nn.Module):
+    """Blocks one after the other in the layout of the kernels; tokens change layout at both ends, and at selectors.
+
+    Images go through in parts of as many as there are threads, so that activations stay in the cache.
+    """
+
+    def __init__(self, blocks: Mapping[str, Block], make: Making) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.ModuleList(branches(name, block, make)) for name, block in blocks.items())
+        # A selector may read the block that it stands before, so that one is kept as it is.
+        self.selecting = nn.ModuleDict({str(i): b for i, b in enumerate(blocks.values()) if hasattr(b, "selector")})
+
+    def forward(self, rows: Rows) -> Rows:
+        """The tokens that are left.
+
+        Raises RuntimeError in training mode: the kernels have no gradients.
+        """
+        if self.training:
+            raise RuntimeError("A deployed model is for inference; train the model that it was made of.")
+        if rows.dtype != torch.float32 or rows.device.type != "cpu":
+            raise RuntimeError(f"A deployed model takes float32 on the CPU, not {rows.dtype} on {rows.device}.")
+        with torch.no_grad():
+            return torch.cat([self._part(part) for part in rows.split(torch.get_num_threads())])
+
+    def _part(self, rows: Rows) -> Rows:
+        columns, tokens = columns_of(rows), rows.shape[1]
+        for index, pair in enumerate(self.branches):
+            if str(index) in self.selecting:
+                block = self.selecting[str(index)]
+                rows = block.selector(rows_of(columns, tokens), block)
+                columns, tokens = columns_of(rows), rows.shape[1]
+            for branch in pair:
+                columns = branch(columns, tokens)
+        return rows_of(columns, tokens)

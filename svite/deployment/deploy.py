@@ -1,0 +1,105 @@
+"""A model whose linear layers run in the format that a measurement on this machine found fastest."""
+
+import time
+from collections.abc import Mapping
+from itertools import groupby
+
+import torch
+from jaxtyping import Float
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from svite.deployment.compiled import kernels_are_there
+from svite.vit.gates import fold, is_gated
+from svite.vit.surgery_alive import copied
+
+EAGER = "eager"
+ROUNDS = 5
+
+
+def deploy(
+    model: nn.Module,
+    images: Float[Tensor, "image channel height width"],
+    *,
+    choice: Mapping[str, str] | None = None,
+    weights: torch.dtype = torch.float32,
+) -> nn.Module:
+    """A copy for inference on this CPU, of the same outputs, whose linear layers skip what is dead where that pays.
+
+    Each layer of timm's blocks runs dense, in CSR or in square blocks of 16 or 32, whichever is fastest on `images`;
+    attention, norms, GELU and residual sums run in the same layout, fused. Blocks of other kinds, the patch embedding
+    and the classifier stay as they are, and so does all of the model if that is fastest. Zeros are what is skipped, so
+    apply masks before (`sparsifier.apply`); shrunk and token-selecting models keep what they gain.
+
+    Args:
+        model: a timm Vision Transformer on the CPU, in float32; not changed.
+        images: a batch as it will be served; its size matters.
+        choice: the formats to take in place of measuring, as `deployed.choice` has them: by layer "dense", "csr",
+            "block16", "block32", or by block "eager". Save it with `svite.save(..., note={"choice": deployed.choice})`.
+        weights: torch.bfloat16 stores the values of CSR layers in half of the space (outputs equal to about 1e-2).
+
+    Raises:
+        ValueError: another kind of model, one on another device or of another dtype; a choice that does not fit; no
+            images.
+    """
+    _check(model, images, weights)
+    plain = copied(fold(model) if is_gated(model) else model).eval()
+    plain.choice = {f"blocks.{index}": EAGER for index in range(len(plain.blocks))}
+    if not kernels_are_there():
+        return plain
+    from svite.deployment.choose import Chooser  # its kernels are there now
+
+    chooser = Chooser(choice, _tokens(plain, images), weights)
+    fast = _rebuilt(copied(plain), chooser)
+    fast.choice = chooser.choice
+    if choice is None and not _pays(fast, plain, images):
+        return plain
+    return fast
+
+
+def _check(model: nn.Module, images: Tensor, weights: torch.dtype) -> None:
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"{type(model).__name__} is not timm's VisionTransformer, so it can't be deployed.")
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            raise ValueError(f"{name} is {parameter.dtype} on {parameter.device}; deploy takes float32 on the CPU.")
+    if not len(images):
+        raise ValueError("There are no images to measure on; pass a batch as it will be served.")
+    if weights not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"Weights can be stored as float32 or bfloat16, not as {weights}.")
+
+
+def _tokens(model: nn.Module, images: Tensor) -> Float[Tensor, "image token feature"]:
+    """What the first block gets of as many images as go through at a time."""
+    seen: list[Tensor] = []
+    handle = model.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(images[: torch.get_num_threads()])
+    handle.remove()
+    return seen[0]
+
+
+def _rebuilt(model: nn.Module, chooser) -> nn.Module:
+    """The model with runs of supported blocks in the layout of the kernels."""
+    from svite.deployment.blocks import Run, unsupported
+
+    blocks: list[nn.Module] = []
+    named = [(f"blocks.{index}", block) for index, block in enumerate(model.blocks)]
+    for eager, group in groupby(named, key=lambda pair: chooser.stays(pair[0], unsupported(pair[1]))):
+        found = dict(group)
+        blocks += found.values() if eager else [Run(found, chooser.made)]
+    chooser.refuse_the_rest()
+    model.blocks = nn.Sequential(*blocks).eval()
+    return model
+
+
+def _pays(fast: nn.Module, plain: nn.Module, images: Tensor) -> bool:
+    """Whether it is faster, taking turns."""
+    seconds: dict[nn.Module, list[float]] = {fast: [], plain: []}
+    with torch.inference_mode():
+        for _ in range(ROUNDS):
+            for model, taken in seconds.items():
+                start = time.perf_counter()
+                model(images)
+                taken.append(time.perf_counter() - start)
+    return min(seconds[fast]) < min(seconds[plain])

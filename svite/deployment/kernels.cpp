@@ -1,0 +1,339 @@
+// The layers of a Vision Transformer on activations that lie feature by feature: (image, feature, token), tokens padded
+// to whole vectors. A weight meets a run of tokens at a time, so that a single one that lives costs a few vector
+// operations, and one that is dead costs nothing. Vectors are the compiler's own (GCC and Clang: AVX-512, AVX2, NEON).
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+
+#if defined(__AVX512F__)
+constexpr int64_t LANES = 16, WIDEST = 8;  // of 32 registers
+#elif defined(__AVX2__)
+constexpr int64_t LANES = 8, WIDEST = 12;  // of 16
+#else
+constexpr int64_t LANES = 4, WIDEST = 16;  // of 32: NEON
+#endif
+constexpr int64_t TALL = 6;                       // rows of a dense tile, which is TALL x at most BROAD vectors
+constexpr int64_t BROAD = LANES == 8 ? 2 : 4;
+constexpr int64_t CHUNK = 96;                     // rows of one task, a multiple of TALL
+
+using vec = float __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+using ints = int32_t __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+inline vec load(const float* from) { return *reinterpret_cast<const vec*>(from); }
+inline void store(float* to, vec value) { *reinterpret_cast<vec*>(to) = value; }
+inline vec all(float value) { return vec{} + value; }
+inline vec larger(vec a, vec b) { return a > b ? a : b; }
+
+// e^x to 2 units in the last place; below -87 it is e^-87.
+inline vec exponential(vec x) {
+  x = larger(x, all(-87.0f));
+  const vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  const vec whole = (x * 1.44269504f + shift) - shift;
+  const vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  vec sum = all(1.9875691500e-4f);
+  for (float coefficient : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    sum = sum * rest + coefficient;
+  sum = sum * rest * rest + rest + 1.0f;
+  return (vec)((ints)sum + (__builtin_convertvector(whole, ints) << 23));
+}
+
+// x times the normal distribution function; erf by Abramowitz and Stegun 7.1.26, to 1.5e-7.
+inline vec gelu(vec x) {
+  const vec size = larger(x, -x) * 0.70710678f;
+  const vec t = 1.0f / (1.0f + 0.3275911f * size);
+  vec sum = all(1.061405429f);
+  for (float coefficient : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) sum = sum * t + coefficient;
+  const vec tail = 0.5f * sum * t * exponential(-size * size);
+  return x * (x > 0.0f ? 1.0f - tail : tail);
+}
+
+// What a layer does with its sums before it writes them: bias, then GELU or the residual stream.
+struct Finish {
+  const float* bias;
+  const float* residual;
+  bool activated;
+  float* out;
+  int64_t stride;
+
+  vec start(int64_t row) const { return all(bias ? bias[row] : 0.0f); }
+
+  void write(int64_t row, int64_t column, vec sum) const {
+    const int64_t place = row * stride + column;
+    if (residual) sum += load(residual + place);
+    store(out + place, activated ? gelu(sum) : sum);
+  }
+};
+
+// Columns, in vectors, shared out evenly over the fewest runs of at most `widest`: 13 by 8 are 7 and 6.
+struct Runs {
+  int64_t vectors, count;
+
+  Runs(int64_t tokens, int64_t widest) : vectors(tokens / LANES), count((vectors + widest - 1) / widest) {}
+  int64_t first(int64_t run) const { return run * vectors / count; }
+  int64_t width(int64_t run) const { return first(run + 1) - first(run); }
+};
+
+// Calls function.template operator()<N>() for N = n in 1..LIMIT.
+template <int64_t LIMIT, class Function>
+void with_constant(int64_t n, const Function& function) {
+  [&]<size_t... I>(std::index_sequence<I...>) {
+    ((n == int64_t(I) + 1 ? (function.template operator()<int64_t(I) + 1>(), 0) : 0), ...);
+  }(std::make_index_sequence<LIMIT>{});
+}
+
+// sums[r][v] += a[r, k] * b[k, v] over `depth` of k.
+template <int64_t R, int64_t V>
+inline void multiply(vec (&sums)[R][V], const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t depth) {
+  for (int64_t k = 0; k < depth; ++k) {
+    vec x[V];
+    for (int64_t v = 0; v < V; ++v) x[v] = load(b + k * stride + v * LANES);
+    for (int64_t r = 0; r < R; ++r) {
+      const vec weight = all(a[r * row + k * step]);
+      for (int64_t v = 0; v < V; ++v) sums[r][v] += weight * x[v];
+    }
+  }
+}
+
+template <int64_t R, int64_t V>
+inline void begin(vec (&sums)[R][V], const Finish& finish, int64_t row) {
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t v = 0; v < V; ++v) sums[r][v] = finish.start(row + r);
+}
+
+template <int64_t R, int64_t V>
+inline void end(vec (&sums)[R][V], const Finish& finish, int64_t row, int64_t column) {
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t v = 0; v < V; ++v) finish.write(row + r, column + v * LANES, sums[r][v]);
+}
+
+// ---- three ways to hold a weight -----------------------------------------------------------------
+
+struct Dense {
+  static constexpr int64_t widest = BROAD;
+  const float* values;
+  int64_t inputs;
+
+  template <int64_t V>
+  void rows(int64_t from, int64_t to, const float* x, int64_t column, const Finish& finish) const {
+    for (int64_t row = from; row < to; row += TALL)
+      with_constant<TALL>(std::min(TALL, to - row), [&]<int64_t R>() {
+        vec sums[R][V];
+        begin(sums, finish, row);
+        multiply(sums, values + row * inputs, inputs, 1, x + column, finish.stride, inputs);
+        end(sums, finish, row, column);
+      });
+  }
+};
+
+template <class Weight>
+struct Csr {
+  static constexpr int64_t widest = WIDEST;
+  const int32_t* starts;
+  const int32_t* columns;
+  const Weight* values;
+
+  template <int64_t V>
+  void rows(int64_t from, int64_t to, const float* x, int64_t column, const Finish& finish) const {
+    const float* tokens = x + column;
+    for (int64_t row = from; row < to; ++row) {
+      vec sums[1][V];
+      begin(sums, finish, row);
+      for (int32_t entry = starts[row]; entry < starts[row + 1]; ++entry) {
+        const vec weight = all(float(values[entry]));
+        const float* feature = tokens + columns[entry] * finish.stride;
+        for (int64_t v = 0; v < V; ++v) sums[0][v] += weight * load(feature + v * LANES);
+      }
+      end(sums, finish, row, column);
+    }
+  }
+};
+
+// Square blocks, row by row of blocks; the values of a block lie output by output.
+struct Blocks {
+  static constexpr int64_t widest = BROAD;
+  const int32_t* starts;
+  const int32_t* columns;
+  const float* values;
+  int64_t side;
+
+  template <int64_t V>
+  void rows(int64_t from, int64_t to, const float* x, int64_t column, const Finish& finish) const {
+    for (int64_t row = from, height; row < to; row += height) {
+      const int64_t inside = row % side;
+      height = std::min({TALL, side - inside, to - row});
+      with_constant<TALL>(height, [&]<int64_t R>() {
+        vec sums[R][V];
+        begin(sums, finish, row);
+        for (int32_t block = starts[row / side]; block < starts[row / side + 1]; ++block)
+          multiply(sums, values + (block * side + inside) * side, side, 1,
+                   x + column + columns[block] * side * finish.stride, finish.stride, side);
+        end(sums, finish, row, column);
+      });
+    }
+  }
+};
+
+template <class Weights>
+Tensor linear(const Weights& weights, const Tensor& x, int64_t outputs, const std::optional<Tensor>& bias,
+              const std::optional<Tensor>& residual, bool activated) {
+  const int64_t images = x.size(0), inputs = x.size(1), tokens = x.size(2);
+  Tensor out = at::empty({images, outputs, tokens}, x.options());
+  const Runs runs(tokens, Weights::widest);
+  const int64_t chunks = (outputs + CHUNK - 1) / CHUNK;
+  const float* source = x.const_data_ptr<float>();
+  const float* added = residual ? residual->const_data_ptr<float>() : nullptr;
+  float* target = out.mutable_data_ptr<float>();
+  at::parallel_for(0, images * runs.count * chunks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t chunk = task % chunks, run = task / chunks % runs.count, image = task / chunks / runs.count;
+      const int64_t offset = image * outputs * tokens;
+      const Finish finish{bias ? bias->const_data_ptr<float>() : nullptr, added ? added + offset : nullptr, activated,
+                          target + offset, tokens};
+      with_constant<Weights::widest>(runs.width(run), [&]<int64_t V>() {
+        weights.template rows<V>(chunk * CHUNK, std::min(outputs, (chunk + 1) * CHUNK), source + image * inputs * tokens,
+                                 runs.first(run) * LANES, finish);
+      });
+    }
+  });
+  return out;
+}
+
+using Optional = std::optional<Tensor>;
+
+Tensor dense(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& residual, bool activated) {
+  return linear(Dense{weight.const_data_ptr<float>(), weight.size(1)}, x, weight.size(0), bias, residual, activated);
+}
+
+Tensor csr(const Tensor& x, const Tensor& starts, const Tensor& columns, const Tensor& values, const Optional& bias,
+           const Optional& residual, bool activated) {
+  const int32_t *s = starts.const_data_ptr<int32_t>(), *c = columns.const_data_ptr<int32_t>();
+  const int64_t outputs = starts.size(0) - 1;
+  if (values.scalar_type() == at::kBFloat16)
+    return linear(Csr<at::BFloat16>{s, c, values.const_data_ptr<at::BFloat16>()}, x, outputs, bias, residual, activated);
+  return linear(Csr<float>{s, c, values.const_data_ptr<float>()}, x, outputs, bias, residual, activated);
+}
+
+Tensor blocks(const Tensor& x, const Tensor& starts, const Tensor& columns, const Tensor& values, const Optional& bias,
+              const Optional& residual, bool activated) {
+  const int64_t side = values.size(-1);
+  return linear(Blocks{starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(), values.const_data_ptr<float>(), side},
+                x, (starts.size(0) - 1) * side, bias, residual, activated);
+}
+
+// ---- what lies between linear layers ---------------------------------------------------------------
+
+// Normalise each token over its features.
+Tensor layer_norm(const Tensor& x, const Optional& weight, const Optional& bias, double epsilon) {
+  const int64_t images = x.size(0), features = x.size(1), tokens = x.size(2);
+  Tensor out = at::empty_like(x);
+  const Runs runs(tokens, BROAD);
+  at::parallel_for(0, images * runs.count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t offset = task / runs.count * features * tokens + runs.first(task % runs.count) * LANES;
+      const float* from = x.const_data_ptr<float>() + offset;
+      float* to = out.mutable_data_ptr<float>() + offset;
+      with_constant<BROAD>(runs.width(task % runs.count), [&]<int64_t V>() {
+        vec mean[V] = {}, scale[V] = {};
+        for (int64_t f = 0; f < features; ++f)
+          for (int64_t v = 0; v < V; ++v) mean[v] += load(from + f * tokens + v * LANES);
+        for (int64_t v = 0; v < V; ++v) mean[v] /= float(features);
+        for (int64_t f = 0; f < features; ++f)
+          for (int64_t v = 0; v < V; ++v) {
+            const vec centred = load(from + f * tokens + v * LANES) - mean[v];
+            scale[v] += centred * centred;
+          }
+        for (int64_t v = 0; v < V; ++v)
+          for (int64_t lane = 0; lane < LANES; ++lane)
+            scale[v][lane] = 1.0f / std::sqrt(scale[v][lane] / float(features) + float(epsilon));
+        for (int64_t f = 0; f < features; ++f) {
+          const float gain = weight ? weight->const_data_ptr<float>()[f] : 1.0f;
+          const float shift = bias ? bias->const_data_ptr<float>()[f] : 0.0f;
+          for (int64_t v = 0; v < V; ++v) {
+            const int64_t place = f * tokens + v * LANES;
+            store(to + place, (load(from + place) - mean[v]) * scale[v] * gain + shift);
+          }
+        }
+      });
+    }
+  });
+  return out;
+}
+
+// One head's output for V vectors of queries: scores, their softmax over the real tokens, and the mean of the values.
+template <int64_t V>
+void attend(const float* queries, const float* keys, const float* values, float* out, int64_t stride, int64_t width,
+            int64_t tokens, float scale, std::vector<float>& room) {
+  room.resize(tokens * V * LANES);
+  float* scores = room.data();
+  vec most[V], sum[V] = {};
+  for (vec& value : most) value = all(-std::numeric_limits<float>::infinity());
+  for (int64_t key = 0; key < tokens; key += TALL)
+    with_constant<TALL>(std::min(TALL, tokens - key), [&]<int64_t R>() {
+      vec sums[R][V] = {};
+      multiply(sums, keys + key, 1, stride, queries, stride, width);
+      for (int64_t r = 0; r < R; ++r)
+        for (int64_t v = 0; v < V; ++v) {
+          most[v] = larger(most[v], sums[r][v]);
+          store(scores + ((key + r) * V + v) * LANES, sums[r][v]);
+        }
+    });
+  for (int64_t key = 0; key < tokens; ++key)
+    for (int64_t v = 0; v < V; ++v) {
+      float* place = scores + (key * V + v) * LANES;
+      const vec share = exponential((load(place) - most[v]) * scale);
+      sum[v] += share;
+      store(place, share);
+    }
+  for (int64_t feature = 0; feature < width; feature += TALL)
+    with_constant<TALL>(std::min(TALL, width - feature), [&]<int64_t R>() {
+      vec sums[R][V] = {};
+      multiply(sums, values + feature * stride, stride, 1, scores, V * LANES, tokens);
+      for (int64_t r = 0; r < R; ++r)
+        for (int64_t v = 0; v < V; ++v) store(out + (feature + r) * stride + v * LANES, sums[r][v] / sum[v]);
+    });
+}
+
+// Queries, keys and values of all heads, one below the other, to the heads' outputs; `tokens` of the columns are real.
+Tensor attention(const Tensor& qkv, int64_t heads, int64_t tokens, double scale) {
+  const int64_t images = qkv.size(0), inner = qkv.size(1) / 3, stride = qkv.size(2), width = inner / heads;
+  Tensor out = at::empty({images, inner, stride}, qkv.options());
+  const Runs runs(stride, BROAD);
+  at::parallel_for(0, images * heads * runs.count, 1, [&](int64_t first, int64_t last) {
+    std::vector<float> room;
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t run = task % runs.count, head = task / runs.count % heads, image = task / runs.count / heads;
+      const int64_t column = runs.first(run) * LANES;
+      const float* queries = qkv.const_data_ptr<float>() + (image * 3 * inner + head * width) * stride;
+      const float* keys = queries + inner * stride;
+      float* target = out.mutable_data_ptr<float>() + (image * inner + head * width) * stride + column;
+      with_constant<BROAD>(runs.width(run), [&]<int64_t V>() {
+        attend<V>(queries + column, keys, keys + inner * stride, target, stride, width, tokens, float(scale), room);
+      });
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY(svite, library) {
+  library.def("dense(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool activated) -> Tensor", dense);
+  library.def("csr(Tensor x, Tensor starts, Tensor columns, Tensor values, Tensor? bias, Tensor? residual, bool activated) -> Tensor", csr);
+  library.def("blocks(Tensor x, Tensor starts, Tensor columns, Tensor values, Tensor? bias, Tensor? residual, bool activated) -> Tensor", blocks);
+  library.def("layer_norm(Tensor x, Tensor? weight, Tensor? bias, float epsilon) -> Tensor", layer_norm);
+  library.def("attention(Tensor qkv, int heads, int tokens, float scale) -> Tensor", attention);
+}

@@ -1,0 +1,115 @@
+"""Linear layers on activations that lie feature by feature: dense, in CSR, or in square blocks."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor, nn
+
+ops = torch.ops.svite
+SIDES = (16, 32)
+
+
+class Weights(nn.Module):
+    """What the three have in common: a bias, and how to finish. Tokens are padded to a multiple of 16."""
+
+    def __init__(self, bias: Float[Tensor, " out"] | None) -> None:
+        super().__init__()
+        self.register_buffer("bias", bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "image in token"],
+        residual: Float[Tensor, "image out token"] | None = None,
+        activated: bool = False,
+    ) -> Float[Tensor, "image out token"]:
+        """W x + b, and GELU of it, or the residual stream added to it."""
+        return self.kernel(x, *self.packed, self.bias, residual, activated)
+
+
+class Dense(Weights):
+    """All weights, the dead ones too."""
+
+    kernel = staticmethod(ops.dense)
+
+    def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
+        super().__init__(bias)
+        self.register_buffer("weight", weight.contiguous())
+
+    @property
+    def packed(self) -> tuple[Tensor, ...]:
+        """What the kernel reads."""
+        return (self.weight,)
+
+
+class _Compressed(Weights):
+    """Values that live, row by row: where each row starts among them, and the column of each."""
+
+    def __init__(
+        self,
+        alive: Float[Tensor, "row column"],
+        values: Float[Tensor, "alive ..."],
+        bias: Float[Tensor, " out"] | None,
+    ) -> None:
+        super().__init__(bias)
+        ends = alive.sum(1).cumsum(0)
+        self.register_buffer("starts", torch.cat([ends.new_zeros(1), ends]).int())
+        self.register_buffer("columns", alive.nonzero()[:, 1].int())
+        self.register_buffer("values", values.contiguous())
+
+    @property
+    def packed(self) -> tuple[Int32[Tensor, " row"], Int32[Tensor, " alive"], Float[Tensor, "alive ..."]]:
+        """What the kernel reads."""
+        return self.starts, self.columns, self.values
+
+
+class Csr(_Compressed):
+    """Single weights that live, in compressed sparse rows; values may be bfloat16."""
+
+    kernel = staticmethod(ops.csr)
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "out in"],
+        bias: Float[Tensor, " out"] | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(weight != 0, weight[weight != 0].to(dtype), bias)
+
+
+class Blocks(_Compressed):
+    """Square blocks with at least one weight that lives.
+
+    Raises ValueError for a weight that does not divide into them.
+    """
+
+    kernel = staticmethod(ops.blocks)
+
+    def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, side: int = 16) -> None:
+        if weight.shape[0] % side or weight.shape[1] % side:
+            raise ValueError(f"A weight of {tuple(weight.shape)} does not divide into blocks of {side} x {side}.")
+        tiles = weight.unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2)
+        alive = (tiles != 0).any(3).any(2)
+        super().__init__(alive, tiles[alive], bias)
+
+
+FORMATS: dict[str, Callable[..., Weights]] = {
+    "dense": Dense,
+    "csr": Csr,
+    "csr-bf16": partial(Csr, dtype=torch.bfloat16),
+    **{f"block{side}": partial(Blocks, side=side) for side in SIDES},
+}
+
+
+def fitting(weight: Float[Tensor, "out in"]) -> list[str]:
+    """The formats, fp32 all, that may pay for this weight: a format that skips nothing can't beat dense."""
+    fits = ["dense"]
+    if (weight == 0).any():
+        fits.append("csr")
+    for side in SIDES:
+        if weight.shape[0] % side == 0 and weight.shape[1] % side == 0:
+            tiles = weight.unflatten(1, (-1, side)).unflatten(0, (-1, side))
+            if not (tiles != 0).any(3).any(1).all():
+                fits.append(f"block{side}")
+    return fits
