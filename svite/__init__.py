@@ -22,7 +22,10 @@ _HOMES = {
     "save": "svite.store.saved",
     "shrink": "svite.vit.shrink",
     "structures": "svite.vit.structure",
+    "fold": "svite.vit.gates",
+    "gather_inputs": "svite.vit.gather",
     "verify": "svite.vit.verify",
+    "with_branches": "svite.sparsity.pool",
     "workspace": "svite.paths",
 }
 __all__ = sorted(_HOMES)

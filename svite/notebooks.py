@@ -175,7 +175,7 @@ def execute(notebook: dict, name: str, parameters: dict, output: Path) -> dict:
             "stderr_file": sys.stderr,
             "record_timing": False,
             "coalesce_streams": True,
-            "shutdown_kernel": "immediate",  # asked politely it takes torch apart first, and may print that it was asked
+            "shutdown_kernel": "immediate",  # asked politely, it takes torch apart first
             "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),  # TCP ports can be lost
             "extra_arguments": [f"--IPKernelApp.exec_lines={KERNEL_START}"],
         }

@@ -26,8 +26,9 @@ from tiny_cuts import (
 from torch import Tensor, nn
 
 from svite import methods
-from svite.tokens import Attentive, select
+from svite.tokens import Attentive, Learned, select
 from svite.vit.gather import gather_inputs
+from svite.vit.parts import Zero
 from svite.vit.shrink import shrink
 from svite.vit.structure import structures
 from svite.vit.verify import verify
@@ -132,13 +133,33 @@ def test_token_selectors_stay_and_other_hooks_go():
     assert calls == [model.blocks[0].attn, model.blocks[0]]
 
 
-def test_a_head_that_a_token_selector_looks_at_is_alive():
-    model = select(model_of().double(), keep=0.5, at=[0, 1], scorer=Attentive)
+@pytest.mark.parametrize("arguments", [{}, {"init_values": 1.0}])
+def test_heads_that_change_nothing_have_no_say_in_which_tokens_stay(arguments):
+    model = select(model_of(**arguments).double(), keep=0.5, at=[0, 1], scorer=Attentive)
     masks = all_alive(model)
     for block in range(DEPTH):
         reads(masks[f"blocks.{block}.attn.proj.weight"])[:, 1:3] = False
-    masks["blocks.0.attn.qkv.weight"].view(3, HEADS, -1)[:, 1] = False
-    masks["blocks.0.attn.qkv.weight"].view(3, HEADS, -1)[0, 2] = False  # its queries, whose bias still tells keys apart
+    masks["blocks.0.attn.qkv.weight"].view(3, HEADS, -1)[2, 3] = False  # its values
     small = shrink(model, masked(model, masks))
-    assert [block.attn.num_heads for block in small.blocks] == [HEADS - 1, HEADS]
+    assert [block.attn.num_heads for block in small.blocks] == [HEADS - 3, HEADS - 2]
+    assert difference(model, small) < 1e-10
+
+
+@pytest.mark.parametrize("scorer", [Attentive, Learned])
+def test_an_attention_that_is_gone_whole_leaves_a_model_that_still_selects(scorer):
+    model = select(model_of().double(), keep=0.5, at=[0, 1], scorer=scorer)
+    masks = all_alive(model)
+    masks["blocks.1.attn.proj.weight"][:] = False
+    small = shrink(model, masked(model, masks), branches=True)
+    assert type(small.blocks[1].attn) is Zero
+    assert difference(model, small) < 1e-10
+
+
+def test_a_hook_of_ones_own_on_a_block_that_selects_is_left_out():
+    model = select(model_of().double(), keep=0.5, at=1)
+    calls = []
+    model.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    small = shrink(model)
+    small(images_of())
+    assert not calls
     assert difference(model, small) < 1e-10

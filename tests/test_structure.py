@@ -1,6 +1,7 @@
 """Heads and neurons as members: what dies, what is born, and training on what lives."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from svite.sparsity import waiting
 from svite.sparsity.layers import elements
 from svite.sparsity.pool import together, uniform, with_branches
 from svite.sparsity.score import gradient
+from svite.vit.gates import fold
+from svite.vit.gather import gather_inputs
 from svite.vit.narrow import narrow
 from svite.vit.structure import heads, neurons, structures
 
@@ -95,20 +98,26 @@ def made(method: str, model: nn.Module, cut, **extra):
         "taylor": ["steps", "batches", "rounds"],
         "svite": ["steps", "interval"],
         "set": ["steps", "interval"],
+        "rigl": ["steps", "interval"],
+        "l1": ["steps", "interval"],
+        "snip": [],
     }
     return getattr(methods, method)(model, 0.5, cut=cut, **{name: keywords[name] for name in makers[method]}, **extra)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("cut", sorted(CUTS))
-@pytest.mark.parametrize("method", ["omp", "gmp", "taylor", "svite", "set"])
+@pytest.mark.parametrize("method", ["omp", "gmp", "taylor", "svite", "set", "rigl", "l1", "snip"])
 def test_every_method_ends_with_half_of_the_members(method, cut, optimizer):
     model = model_of()
+    if method == "snip":
+        backward(model)
     sparsifier = made(method, model, CUTS[cut])
     for _ in train(model, OPTIMIZERS[optimizer](model), sparsifier):
         assert dead_are_zero(sparsifier)
-    members = sum(unit.size for unit in sparsifier.units.values())
-    assert sum(counts(sparsifier).values()) == members / 2
+    for kind in {unit.kind for unit in sparsifier.units.values()}:
+        units = [unit for unit in sparsifier.units.values() if unit.kind == kind]
+        assert sum(counts(sparsifier)[unit.name] for unit in units) == sum(unit.size for unit in units) / 2
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
@@ -143,6 +152,33 @@ def test_pruning_every_head_of_a_block_at_once_is_refused_unless_asked_for():
         methods.omp(model, 0.5, cut=heads)
     sparsifier = methods.omp(model, 0.5, cut=heads, pool=with_branches)
     assert counts(sparsifier) == {"blocks.0.attn.heads": 4, "blocks.1.attn.heads": 0}
+
+
+def test_pruning_every_neuron_of_a_block_at_once_is_refused_too():
+    model = model_of()
+    with torch.no_grad():
+        for parameter in model.blocks[1].mlp.parameters():
+            parameter.mul_(1e-6)
+    with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.neurons; .*pool=svite\.with_branches"):
+        methods.omp(model, 0.5, cut=neurons)
+
+
+@pytest.mark.parametrize("method", ["rigl", "svite", "set"])
+def test_members_of_a_branch_that_is_empty_may_be_born(method):
+    model = model_of()
+    sparsifier = getattr(methods, method)(model, 0.15, STEPS, interval=4, cut=heads, pool=with_branches)
+    assert 0 in counts(sparsifier).values()
+    losses = list(train(model, adamw(model), sparsifier))
+    assert all(map(math.isfinite, losses))
+
+
+def test_gathered_layers_are_refused_by_name():
+    model = model_of()
+    sparsifier = methods.vtp(model, 0.5, STEPS)
+    for _ in train(model, adamw(model), sparsifier):
+        pass
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn reads gathered features; its heads"):
+        heads(gather_inputs(fold(model)))
 
 
 def test_too_few_members_are_refused_by_name():
@@ -367,6 +403,14 @@ def test_a_layer_is_whole_again_after_a_forward_pass_that_failed():
     breaks.remove()
     assert "weight" not in model.blocks[0].attn.qkv.__dict__
     assert model.blocks[0].attn.num_heads == 4
+
+
+@pytest.mark.parametrize("arguments", [{"scale_attn_norm": True}, {"scale_mlp_norm": True}])
+def test_layers_with_a_norm_between_their_linear_layers_run_whole(arguments):
+    model = model_of(**arguments)
+    sparsifier = methods.s2vite(model, 0.5, 0.25, STEPS, interval=4)
+    assert len(narrow(model, sparsifier).handles) == 4  # of eight: the other kind of layer, in two blocks
+    assert all(map(math.isfinite, train(model, adamw(model), sparsifier)))
 
 
 def test_elements_leave_narrow_nothing_to_do():

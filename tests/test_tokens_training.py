@@ -1,5 +1,6 @@
 """Selectors in training: samples, gradients, the temperature, and weights pruned beside tokens."""
 
+import inspect
 from functools import cache
 
 import pytest
@@ -11,6 +12,9 @@ from tiny_tokens import by_hand, lengths, scorers, seeded, selected, variant
 from torch import Tensor, nn
 
 from svite import methods, tokens
+from svite.train.finish import finished
+from svite.vit.narrow import narrow
+from svite.vit.verify import verify
 
 
 @cache
@@ -140,6 +144,28 @@ def test_a_scorer_learns_under_autocast():
         gradient = model.blocks[index].selector.scorer.weight.grad
         assert gradient.isfinite().all()
         assert gradient.abs().min() > 0
+
+
+def left_of(model: nn.Module) -> list[int]:
+    """How many of the nine patches are left after each selector."""
+    return [int(chosen[0].sum()) for chosen in tokens.kept(model.eval(), batch(0)[0])]
+
+
+@pytest.mark.parametrize("method", sorted(set(methods.__all__) - {"sviteplus"}))
+@scorers
+def test_every_method_composes_with_tokens_and_with_what_removes_the_dead(method, scorer):
+    model = tokens.select(variant("class token"), 0.5, (0, 2), scorer)
+    taken = inspect.signature(getattr(methods, method)).parameters
+    offered = {"steps": 10, "interval": 2, "density": 0.5, "heads": 0.5, "neurons": 0.5}
+    if method == "snip":
+        backward(model)
+    sparsifier = getattr(methods, method)(model, **{name: value for name, value in offered.items() if name in taken})
+    narrow(model, sparsifier)
+    run(model, adamw(model), sparsifier, range(11))
+    assert dead_are_zero(sparsifier)
+    small, _ = finished(model, sparsifier)
+    verify(model, small, batch(0)[0])
+    assert [small(batch(0)[0]).shape, *left_of(small)] == [(8, 5), 5, 3]
 
 
 @pytest.mark.parametrize("method", ["omp", "gmp"])

@@ -14,7 +14,7 @@ ROUNDS = 3
 EAGER = "eager"
 
 
-def seconds(layer: Weights, x: Float[Tensor, "image in token"], rounds: int = ROUNDS) -> float:
+def seconds(layer: Weights, x: Float[Tensor, "image feature token"], rounds: int = ROUNDS) -> float:
     """The shortest of some forward passes, after one that is not counted."""
     best = float("inf")
     with torch.inference_mode():

@@ -82,16 +82,16 @@ def _compile(folder: Path) -> Path | None:
     """Make the library; None where its folder can't be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False)
+        handle, made = tempfile.mkstemp(dir=folder, suffix=".part")
     except OSError:
         return None
-    made.close()
+    os.close(handle)
     try:
-        _call_compiler(made.name)
-        library = folder / f"kernels-{_identity()}-{sha256(made.name)[:16]}.so"
-        os.replace(made.name, library)
+        _call_compiler(made)
+        library = folder / f"kernels-{_identity()}-{sha256(made)[:16]}.so"
+        os.replace(made, library)
     finally:
-        Path(made.name).unlink(missing_ok=True)
+        Path(made).unlink(missing_ok=True)
     return library
 
 

@@ -20,7 +20,7 @@ class Weights(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "image in token"],
+        x: Float[Tensor, "image feature token"],
         residual: Float[Tensor, "image out token"] | None = None,
         activated: bool = False,
     ) -> Float[Tensor, "image out token"]:

@@ -114,6 +114,11 @@ class Unit:
         return not all(part.outgoing for part in self.parts)
 
     @property
+    def kind(self) -> str:
+        """What its members are: "heads" or "neurons", say; nothing for single weights and groups of them."""
+        return self.name.rpartition(".")[2] if self.is_structure else ""
+
+    @property
     def size(self) -> int:
         """How many members there are."""
         return self.arenas * self.members

@@ -56,25 +56,32 @@ def uniform(units: Sequence[Unit], density: float) -> list[Pool]:
 
 
 def together(units: Sequence[Unit], density: float) -> list[Pool]:
-    """One pool of all units: the best members of the whole model live.
+    """One pool of all units of a kind: the best members of the whole model live, heads beside heads, neurons beside
+    neurons. (A head has a hundred times the weights of a neuron, and no score of both says which to keep.)
 
     Raises ValueError for units of several arenas, whose counts are fixed by their cut.
     """
     several = [unit.name for unit in units if unit.arenas > 1]
     if several:
         raise ValueError(f"{several[0]} is cut into arenas; its members can't compete with those of other layers.")
-    return checked([Pool(tuple(units), checked_density(density))])
+    kinds: dict[str, list[Unit]] = {}
+    for unit in units:
+        kinds.setdefault(unit.kind, []).append(unit)
+    return checked([Pool(tuple(members), checked_density(density)) for members in kinds.values()])
 
 
 def with_branches(units: Sequence[Unit], density: float) -> list[Pool]:
-    """One pool of all units, as `together`, in which whole units may end empty: their branches are then removed.
+    """Pools as of `together`, in which whole units may end empty: `svite.shrink(branches=True)` removes their branches.
 
     Raises ValueError for units of several arenas, and for a density that leaves nothing alive at all.
     """
-    pool = replace(together(units, 1.0)[0], density=checked_density(density), may_empty=True)
-    if not pool.keep(density):
-        raise ValueError(f"A density of {density} leaves none of {pool.members} members alive; ask for a higher one.")
-    return [pool]
+    pools = [replace(pool, density=checked_density(density), may_empty=True) for pool in together(units, 1.0)]
+    for pool in pools:
+        if not pool.keep(density):
+            raise ValueError(
+                f"A density of {density} leaves none of {pool.members} members alive; ask for a higher one."
+            )
+    return pools
 
 
 def erk(units: Sequence[Unit], density: float) -> list[Pool]:

@@ -48,7 +48,7 @@ def refuse_empty(contests: Contests, alive: Mapping[str, Tensor]) -> None:
     if empty:
         raise ValueError(
             f"This density would leave nothing alive in {', '.join(empty)}; ask for a higher one, for one pool a "
-            "layer, or leave these out of `layers`."
+            "layer, or leave these out of `layers` (heads and neurons may go whole with `pool=svite.with_branches`)."
         )
 
 

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 def lay(units: list[Unit], weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], seed: int, update: int) -> None:
     """Fill dead incoming matrices with normal numbers, as long as the living of the same parameter on average.
 
-    What is drawn is a function of (living weights, seed, step of the update, parameter). Dead biases stay zero.
+    Where none lives, each output gets numbers of length 1 in all. What is drawn is a function of (living weights, seed,
+    step of the update, parameter). Dead biases stay zero.
     """
     incoming = [part.name for unit in units for part in unit.parts if not part.outgoing]
     for name in incoming:
         weight, alive = weights[name], masks[name]
         if weight.dim() < 2 or bool(alive.all()):
             continue
-        length = (weight.square() * alive).sum().div(alive.sum()).sqrt()
+        length = (weight.square() * alive).sum().div(alive.sum()).sqrt().nan_to_num(weight.shape[1] ** -0.5)
         drawn = torch.randn(weight.shape, generator=seeded(seed, update, f"waiting/{name}")).to(weight)
         weight.copy_(torch.where(alive, weight, drawn * length))
 

@@ -14,6 +14,9 @@ from svite.store.vocabulary import described, put
 # Values that may differ: what a cut changes, and switches that no tensor depends on.
 _SETTINGS = frozenset({"num_heads", "attn_dim", "fused_attn", "grad_checkpointing", "distilled_training"})
 
+# The mode, and where pretrained weights came from.
+_IGNORED = frozenset({"training", "pretrained_cfg", "default_cfg"})
+
 Edit = dict[str, Any]  # {"at": place, "put": description} or {"at": place, "set": values}
 
 
@@ -71,7 +74,7 @@ def _changed(fresh: nn.Module, model: nn.Module, at: str) -> Iterator[tuple[str,
 
 
 def _values(module: nn.Module) -> dict[str, Any]:
-    public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in _IGNORED}
     return {name: value for name, value in public.items() if is_plain(value)}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from svite.vit.attention import probabilities, queries_and_keys
+from svite.vit.parts import Zero
 
 Scorer = Callable[[VisionTransformer, int], nn.Module]
 
@@ -55,13 +56,27 @@ def anneal(model: nn.Module, progress: float, start: float = 10.0, stop: float =
             module.tau.fill_(start + (stop - start) * progress)
 
 
+def heads_in_use(block: Block) -> Float[Tensor, " head"]:
+    """One over their number for heads whose values reach the residual stream, zero for the others."""
+    attention, proj = block.attn, block.attn.proj
+    if isinstance(proj, nn.Linear):
+        scale = 1 if isinstance(block.ls1, nn.Identity) else block.ls1.gamma[:, None]
+        qkv = attention.qkv if isinstance(attention.qkv, nn.Linear) else attention.qkv[1]
+        features = (proj.weight * scale).abs().sum(0) * qkv.weight[-attention.attn_dim :].abs().sum(1)
+        used = (features.unflatten(0, (attention.num_heads, -1)).sum(1) > 0).to(features)
+    else:  # it reads gathered features: of every head that is left some
+        used = proj[1].weight.new_ones(attention.num_heads)
+    return used / used.sum().clamp(min=1)
+
+
 class Attentive(nn.Module):
     """The attention that a token receives in its block, mean over heads: nothing to train.
 
-    It comes from the class token, as in EViT (arXiv 2202.07800), or from all tokens where there is none.
-    Costs one more run of the block's qkv layer, over the tokens that arrive.
+    It comes from the class token, as in EViT (arXiv 2202.07800), or from all tokens where there is none. Heads that
+    change nothing have no say, so that a shrunk model sees what the masked one saw; where there are no others, all
+    tokens are worth the same. Costs one more run of the block's qkv layer, over the tokens that arrive.
 
-    Raises ValueError for a block without timm's attention, at construction and after it was taken away.
+    Raises ValueError for a block without timm's attention.
     """
 
     def __init__(self, model: VisionTransformer, index: int) -> None:
@@ -81,7 +96,10 @@ class Attentive(nn.Module):
     @torch.no_grad()
     def forward(self, tokens: Float[Tensor, "image token width"], block: nn.Module) -> Float[Tensor, "image token"]:
         """Mean attention probability over heads and queries."""
+        if isinstance(block.attn, Zero):  # it was removed since
+            return tokens.new_zeros(tokens.shape[:2])
         attention = self._attention(block)
         queries, keys = queries_and_keys(attention, block.norm1(tokens))
         asking = queries[:, :, :1] if self.class_token else queries
-        return probabilities(attention, asking, keys).mean((1, 2))
+        heard = probabilities(attention, asking, keys).mean(2)
+        return (heard * heads_in_use(block)[:, None]).sum(1)

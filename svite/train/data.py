@@ -53,7 +53,9 @@ def check(folder: str | Path) -> None:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; `dvc checkout --force data.dvc` brings it back.")
         if sha256(folder / name) != expected:
-            raise ValueError(f"{folder / name} is damaged (its checksum differs); `dvc checkout --force data.dvc` restores it.")
+            raise ValueError(
+                f"{folder / name} is damaged (its checksum differs); `dvc checkout --force data.dvc` restores it."
+            )
 
 
 def read(path: Path, channels: int, size: int) -> Split:

@@ -10,12 +10,14 @@ import pandas as pd
 from torch import nn
 
 from svite.sparsity.history import Update
+from svite.sparsity.sparsifier import Sparsifier
 from svite.store.files import sha256, write
 from svite.study import HALF, Run, Study
 from svite.train.data import CHECKSUMS, Data
 from svite.train.finish import finished
 from svite.train.loop import Loop, Trained
 from svite.train.store import build, load_model, save_model
+from svite.vit import structure
 from svite.vit.cost import macs
 from svite.vit.surgery_alive import Masked
 
@@ -104,9 +106,22 @@ def write_results(trained: Trained, folder: Path, before: int) -> None:
     tables = {"epochs": pd.DataFrame(trained.epochs)}
     if sparsifier:
         tables["updates"] = pd.DataFrame(sparsifier.updates, columns=[field.name for field in fields(Update)])
-        tables["layers"] = sparsifier.summary()
+        tables["layers"] = _layers(trained.run, small, sparsifier)
     for name, table in tables.items():
         write(folder / "curves" / name / f"{key}.csv", table.to_csv(index=False, float_format="%.8g"))
+
+
+def _layers(run: Run, small: nn.Module, sparsifier: Sparsifier) -> pd.DataFrame:
+    """The sparsifier's summary; where gates were pruned, also what is left of each layer's heads and neurons."""
+    summary = sparsifier.summary()
+    if not all(name.endswith(".gate") for name in sparsifier.masks):
+        return summary
+    kept = structure.left(small)
+    rows = [
+        {"unit": unit, "shape": str(whole), "achieved": kept.get(unit, 0) / whole, "died": whole - kept.get(unit, 0)}
+        for unit, whole in structure.left(build(run.model)).items()
+    ]
+    return pd.concat([summary, pd.DataFrame(rows).assign(asked=run.density, born=0, ever=1.0)])
 
 
 def ensure(run: Run, data: Data, folder: str | Path = "scratch", start: str | Path | None = None) -> Path:

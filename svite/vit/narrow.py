@@ -37,20 +37,25 @@ class Narrowed:
 def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
     """Let layers whose heads or neurons the sparsifier prunes skip the dead ones in training.
 
-    The numbers are those of the masked run up to rounding. Steps that look at gradients of the dead run whole, as do
-    evaluation and compiled models. A model without such layers is left as it is.
+    The numbers are those of the masked run up to rounding (dropout inside of a layer draws others). Steps that look at
+    gradients of the dead run whole, as do evaluation, compiled models, and layers with a gate or a norm between their
+    two linear layers.
     """
     handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
         for kind, what, view in ((Attention, HEADS, _narrow_attention), (Mlp, NEURONS, _narrow_mlp)):
             unit = f"{plain_name(name)}.{what}"
-            if isinstance(module, kind) and unit in sparsifier.units:
+            if isinstance(module, kind) and unit in sparsifier.units and _is_plain(module):
                 enter = _Enter(sparsifier, unit, view)
                 handles += [
                     module.register_forward_pre_hook(enter),
                     module.register_forward_hook(_leave, always_call=True),
                 ]
     return Narrowed(handles)
+
+
+def _is_plain(layer: Attention | Mlp) -> bool:
+    return isinstance(layer.norm, nn.Identity) and getattr(layer, "gate", None) is None
 
 
 class _Enter:

@@ -14,8 +14,7 @@ def shrink(model: nn.Module, sparsifier: Masked | None = None, *, branches: bool
 
     A head is dead if none of its features both has living value weights and is read by living weights of proj; a
     neuron likewise between fc1 and fc2; all of a branch is if its LayerScale is. What the dead still add, a value bias
-    or the activation of a bias, is folded into the bias of proj or fc2. The heads of an attention pool stay, and where
-    a token selector may look at a block's attention, heads with living key weights do.
+    or the activation of a bias, is folded into the bias of proj or fc2. The heads of an attention pool stay.
 
     Args:
         model: a timm Vision Transformer; not changed.
@@ -38,15 +37,13 @@ def shrink(model: nn.Module, sparsifier: Masked | None = None, *, branches: bool
 
 
 def _living_members(branch: Branch, alive: Alive) -> Bool[Tensor, " member"]:
-    """Which heads or neurons of a branch make a difference: to its output, or to what a token selector sees."""
+    """Which heads or neurons of a branch make a difference to its output."""
     inside = hidden(branch.layer)
     read = alive[inside.write.weight]
     if branch.gamma is not None:
         read = read & alive[branch.gamma][:, None]
     made = alive[inside.read.weight].any(1).unflatten(0, (-1, inside.width))
     features = made[-1] & read.any(0)
-    if branch.child == "attn" and hasattr(branch.owner, "selector"):
-        features = features | made[1]  # without keys all attention is even, and scores by attention keep their order
     return features.view(-1, inside.size).any(1)
 
 

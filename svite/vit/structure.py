@@ -57,9 +57,27 @@ def _units(
     found = {plain_name(name): module for name, module in model.named_modules() if isinstance(module, kind)}
     if not found:
         raise ValueError(f"{type(model).__name__} has no timm {kind.__name__} layer, so there are no {what} to prune.")
+    gathered = [name for name, layer in found.items() if not all(isinstance(m, nn.Linear) for m in _linears(layer))]
+    if gathered:
+        raise ValueError(f"{gathered[0]} reads gathered features; its {what} can't be pruned any more.")
     chosen = found if layers is None else matching(found, layers)
     weights = named_parameters(model)
     return [Unit.of(f"{name}.{what}", parts(name, found[name]), weights) for name in found if name in chosen]
+
+
+def _linears(layer: Attention | Mlp) -> tuple[nn.Module, nn.Module]:
+    return (layer.qkv, layer.proj) if isinstance(layer, Attention) else (layer.fc1, layer.fc2)
+
+
+def left(model: nn.Module) -> dict[str, int]:
+    """How many heads and neurons each layer of a model has, by the name of their unit."""
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, Attention):
+            found[f"{plain_name(name)}.{HEADS}"] = layer.num_heads
+        elif isinstance(layer, Mlp):
+            found[f"{plain_name(name)}.{NEURONS}"] = layer.fc2.in_features
+    return found
 
 
 def _head_parts(name: str, attention: Attention) -> Iterator[Part]:

@@ -1,6 +1,6 @@
 """What a cut starts from: a copy of the model, and which of its weights live."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Protocol, runtime_checkable
 
@@ -29,12 +29,19 @@ def copied(model: nn.Module) -> nn.Module:
     """
     model = unwrapped(model)
     without = {
-        id(hooks): type(hooks)()
+        id(hooks): _selectors(module) if name == "_forward_pre_hooks" else type(hooks)()
         for module in model.modules()
         for name, hooks in vars(module).items()
-        if name in _HOOKS and not (name == "_forward_pre_hooks" and hasattr(module, "selector"))
+        if name in _HOOKS
     }
     return deepcopy(model, without)
+
+
+def _selectors(module: nn.Module) -> dict[int, Callable]:
+    """The pre-hook that calls the module's token selector, if it has one."""
+    hooks = module._forward_pre_hooks
+    kept = {module.selector.hook.id} if hasattr(module, "selector") else set()
+    return type(hooks)((number, hook) for number, hook in hooks.items() if number in kept)
 
 
 def living(model: nn.Module, sparsifier: Masked | None) -> Alive:
