@@ -32,7 +32,7 @@ repro: $(ENV)  ## data, training, figures and report, as far as something change
 figures: $(ENV)  ## every figure, table and the report again, from the results in git: seconds
 	svite figures
 
-lab: $(ENV)  ## JupyterLab on the notebooks; they write to scratch/, never over results
+lab: $(ENV) data  ## JupyterLab on the notebooks; they write to scratch/, never over results
 	jupyter lab notebooks
 
 smoke: $(ENV)  ## the whole pipeline at toy size in a scratch copy: at most 3 minutes
@@ -42,7 +42,7 @@ lint: $(ENV)  ## ruff, notebooks too
 	ruff check
 	ruff format --check
 
-data: data.dvc | $(ENV)
+data: data.dvc | $(ENV)  ## the bundled images alone
 	dvc pull --quiet --remote bundled data.dvc
 	touch data
 

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 
-from benchmarks import inference, latency, memory, narrowed, peers, step, update
+from benchmarks import card, deployed, inference, latency, memory, narrowed, peers, step, update
 from benchmarks.claim import table
 from svite import study
 
@@ -49,9 +49,11 @@ def main() -> None:
         *inference.measure("DeiT-Small", small, arguments.rounds, AT),
         *narrowed.measure("DeiT-Small", small, min(arguments.rounds, 10), AT),
         *peers.measure("DeiT-Small", small, arguments.rounds),
+        *deployed.measure("DeiT-Small", small, arguments.rounds, AT),
     ]
     ran = {"machine": machine(), "rounds": arguments.rounds}
-    write(arguments.output, ran | {"claims": [claim.entry() for claim in claims]})
+    found = {"claims": [claim.entry() for claim in claims], "card": card.measure(SMALL, small, arguments.rounds, AT)}
+    write(arguments.output, ran | found)
     print(table(claims))
     if times := latency.measure(study.load().grid, arguments.models, arguments.rounds):
         write(arguments.latency, ran | {"models": times})

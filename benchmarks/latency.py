@@ -4,23 +4,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
-from benchmarks.inference import timed
+from benchmarks.deployed import timed
 from benchmarks.interleave import spread
+from svite.deployment.deploy import deploy
 from svite.study import DENSE, Grid, key
 from svite.train.store import load_model
+from svite.vit.cost import macs
 
 BATCHES = (1, 64)
+DEPLOYED = ", deployed"
 
 
 def measure(grid: Grid, models: str | Path, rounds: int) -> dict[str, dict[str, Any]]:
-    """Milliseconds and speed-up of each setting's first seed, by run and batch; what is not there is left out."""
+    """Milliseconds and speed-up of each setting's first seed, by run and batch; what is not there is left out.
+
+    `speedup` is that of the model in PyTorch over the dense one, `deployed` that of `svite.deploy`'s; `macs` tells
+    whether a later model of that name is still the one that was timed.
+    """
     first = grid.seeds[0]
     keys = [key(DENSE, 1.0, first), *(key(method, density, first) for method, density in grid.settings)]
     paths = {name: Path(models) / f"{name}.safetensors" for name in keys}
     loaded = {name: load_model(path)[0] for name, path in paths.items() if path.is_file()}
-    found: dict[str, dict[str, Any]] = {name: {} for name in loaded}
+    found: dict[str, dict[str, Any]] = {name: {"macs": macs(model).total()} for name, model in loaded.items()}
     for batch in BATCHES if loaded else ():
         for name, entry in _compared(loaded, batch, rounds).items():
             found[name][str(batch)] = entry
@@ -28,14 +36,18 @@ def measure(grid: Grid, models: str | Path, rounds: int) -> dict[str, dict[str, 
 
 
 def _compared(models: dict[str, nn.Module], batch: int, rounds: int) -> dict[str, dict[str, Any]]:
-    seconds = timed(models, batch, rounds)
-    dense = seconds[next(iter(models))]
+    first = next(iter(models))
+    patches = models[first].patch_embed
+    images = torch.randn(batch, patches.proj.in_channels, *patches.img_size)
+    deployed = {f"{name}{DEPLOYED}": deploy(model, images) for name, model in models.items()}
+    seconds = timed(models | deployed, images, rounds)
     entries = {}
-    for name, taken in seconds.items():
-        faster = spread(dense / taken)
+    for name in models:
+        faster = spread(seconds[first] / seconds[name])
         entries[name] = {
-            "milliseconds": round(float(np.median(taken)) * 1e3, 3),
+            "milliseconds": round(float(np.median(seconds[name])) * 1e3, 3),
             "speedup": round(faster["value"], 4),
             "interval": [round(value, 4) for value in faster["interval"]],
+            "deployed": round(float(np.median(seconds[first] / seconds[f"{name}{DEPLOYED}"])), 4),
         }
     return entries

@@ -53,7 +53,7 @@ def added(name: str, density: float) -> dict[str, float]:
     _train(training)
     held, resident = _tensors() - held, _resident() - resident
     training.backward()
-    peak = _rise(training.before_step)
+    peak = rise(training.before_step)
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
     return {key: value / parameters for key, value in {"held": held, "resident": resident, "peak": peak}.items()}
 
@@ -83,7 +83,7 @@ def _resident() -> int:
     return _status("RssAnon")
 
 
-def _rise(call: Callable[[], None]) -> int:
+def rise(call: Callable[[], None]) -> int:
     """The highest resident memory during `call`, above that before."""
     _resident()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "methods": {"methods", "tokens", "vit", "sparsity"},
     "penalty": {"methods"},
     "train": {"train", "store", "methods", "tokens", "vit", "sparsity", "study"},
+    "deployment": {"deployment", "methods", "store", "vit", "sparsity", "study"},
     "report": {"report", "study"},
 }
 ON_TOP = {"notebooks", "warm", "provisioner", "locks", "pipeline", "chores", "cli", "__main__"}

@@ -18,7 +18,7 @@ def python_blocks(document: str) -> list[str]:
 
 
 def test_the_training_loop_of_the_readme_runs(capsys: pytest.CaptureFixture[str]):
-    block, _ = python_blocks("README.md")
+    block, _, _ = python_blocks("README.md")
     seen: dict = {}
     exec(block, seen)
     assert seen["sparsifier"].step == 1
@@ -27,7 +27,7 @@ def test_the_training_loop_of_the_readme_runs(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_small_model_of_the_readme_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    _, block = python_blocks("README.md")
+    _, block, _ = python_blocks("README.md")
     monkeypatch.chdir(tmp_path)
     seen: dict = {}
     with warnings.catch_warnings():
@@ -37,6 +37,14 @@ def test_the_small_model_of_the_readme_is_small(tmp_path: Path, monkeypatch: pyt
     assert [block.attn.num_heads for block in loaded.blocks] == [2] * 12
     assert svite.cost(loaded).macs < 0.5 * svite.cost(seen["model"]).macs
     assert Path("small.onnx").stat().st_size > 1e6
+
+
+def test_the_deployed_model_of_the_readme_is_deployed(capsys: pytest.CaptureFixture[str]):
+    _, _, block = python_blocks("README.md")
+    seen: dict = {}
+    exec(block, seen)
+    assert set(seen["fast"].choice.values()) <= {"dense", "csr", "block16", "block32", "eager"}
+    assert "pays_from" in capsys.readouterr().out
 
 
 def test_the_method_of_contributing_trains():

@@ -43,7 +43,7 @@ def test_every_method_trains_every_vision_transformer(method, name):
     optimizer, sparsifier = adamw(model), made(method, model)
     run(model, optimizer, sparsifier, range(13))
     assert list(model.state_dict()) == keys
-    assert sparsifier.density < 0.75 or method in ("nm", "gmp", "l1")
+    assert sparsifier.density < 0.75 or method in ("nm", "nm8", "gmp", "l1")
     assert dead_are_zero(sparsifier)
     assert set(sparsifier.masks) <= {f"{n}.weight" for n, _ in model.named_modules()}
     assert ("head_dist.weight" in sparsifier.masks) == (name == "distilled")
@@ -79,7 +79,7 @@ def test_layers_narrows_what_is_pruned_and_a_wrong_pattern_is_an_error(method):
         made(method, vit(), layers=["blocks.9"])
 
 
-@pytest.mark.parametrize("method", sorted({*NAMES} - {"nm"}))
+@pytest.mark.parametrize("method", sorted({*NAMES} - {"nm", "nm8", "block"}))
 def test_a_density_that_empties_a_layer_names_it(method):
     with pytest.raises(ValueError, match=r"nothing alive in .*head\.weight"):
         made(method, vit(), 0.0004, **({} if method == "srigl" else {"pool": uniform}))
@@ -114,6 +114,33 @@ def test_nm_leaves_layers_that_do_not_divide_dense_and_says_so():
 def test_nm_wants_a_whole_number_of_every_group(density):
     with pytest.raises(ValueError, match=f"A density of {density} is not a whole number of every 4 inputs"):
         methods.nm(vit(), density, STEPS)
+
+
+def test_nm8_is_freer_than_nm():
+    sparsifier = methods.nm8(vit(), 0.5, STEPS)
+    sums = {int(n) for m in sparsifier.masks.values() for n in m.flatten(1).unflatten(1, (-1, 4)).sum(2).unique()}
+    assert sums == {0, 1, 2, 3, 4}
+    for mask in sparsifier.masks.values():
+        assert (mask.flatten(1).unflatten(1, (-1, 8)).sum(2) == 4).all()
+
+
+def test_squares_live_or_die_as_one_after_every_step():
+    model = vit()
+    sparsifier = made("block", model)
+    for _ in train(model, adamw(model), sparsifier):
+        for name, mask in sparsifier.masks.items():
+            if name != "head.weight":
+                squares = mask.flatten(1).unflatten(1, (-1, 4)).unflatten(0, (-1, 4)).sum((1, 3))
+                assert set(squares.flatten().tolist()) == {0, 16}
+                assert squares.sum() == mask.numel() / 2
+    assert sum(update.born for update in sparsifier.updates) > 0
+    assert sparsifier.summary().set_index("unit").achieved["head.weight"] == 1  # of 5 outputs
+    with pytest.raises(ValueError, match=r"does not divide head\.weight; leave these out"):
+        made("block", vit(), layers=["head"])
+    with pytest.raises(ValueError, match="No layer of Sequential divides into squares of 16 x 16"):
+        methods.block(torch.nn.Sequential(torch.nn.Linear(4, 4)), 0.5, STEPS)
+    with pytest.raises(ValueError, match=r"nothing alive in patch_embed\.proj\.weight"):
+        made("block", vit(), 0.01)
 
 
 def test_srigl_keeps_the_same_number_of_inputs_for_every_output():

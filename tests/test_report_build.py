@@ -149,14 +149,23 @@ def test_heads_neurons_and_tokens_have_a_section(tmp_path):
         assert facts[part] in text
     for row in json.loads((folder / "reports/tables/costs.json").read_text())["rows"]:
         times = [f"{row[batch]['milliseconds']} {row[batch]['speedup']}" for batch in ("batch_1", "batch_64")]
-        cells = [row["method"], row["kept"], row["nonzero"], row["macs"], row["bytes"], *times, row["top1"]]
+        cells = [
+            row["method"],
+            row["kept"],
+            row["nonzero"],
+            row["macs"],
+            row["bytes"],
+            *times,
+            row["deployed"],
+            row["top1"],
+        ]
         assert " ".join(cells) in text
     assert "time saved over operations saved is 0.09 there" in text
-    assert "section 7 says what that does not show" in text
+    assert "section 8 says what that does not show" in text
     assert "nothing here says that any of these models runs faster" not in text
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", (folder / "out/report.html").read_text(), re.DOTALL)
-    assert len(captions) == len(NAMES) + 5 + 4 + 3  # four figures and three tables more
-    assert sum("make bench" in caption for caption in captions) == 1
+    assert len(captions) == len(NAMES) + 5 + 4 + 3 + 3 + 1  # four figures and three tables more, and the speed card's
+    assert sum("make bench" in caption for caption in captions) == 4
 
 
 def test_a_claim_that_fails_is_told_as_plainly_as_one_that_holds(tmp_path):
@@ -177,7 +186,7 @@ def test_without_measurements_the_section_says_so(tmp_path):
 def test_without_structured_methods_there_is_no_such_section(tmp_path):
     text = text_of(study(tmp_path, SMALL, measured=True))
     assert "Heads, neurons and tokens" not in text
-    assert "section 6 says what that does not show" in text
+    assert "section 7 says what that does not show" in text
     assert "are not part of this study" in text
     assert "nothing here says that any of these models runs faster" in text
 

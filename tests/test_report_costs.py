@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from structured_study import GRID, of_grid, put, study, timed, unmeasured
@@ -44,10 +45,10 @@ def test_rows_are_dense_then_svite_then_the_structured_methods(results):
     assert {name: rows[4][name] for name in rows[4] if name != "color"} == {
         "method": "S2ViTE", "kept": "50 %", "nonzero": "103,082", "macs": "1.82 M", "bytes": "421 kB",
         "batch_1": {"milliseconds": "0.68", "speedup": "1.32×"},
-        "batch_64": {"milliseconds": "6.82", "speedup": "1.76×"}, "top1": "96.0 ± 0.3",
+        "batch_64": {"milliseconds": "6.82", "speedup": "1.76×"}, "deployed": "3.52×", "top1": "96.0 ± 0.3",
         "command": "dvc repro structure@s2vite-0.5-{0,1,2}",
     }  # fmt: skip
-    assert costs.note(results).endswith("one seed, measured on An Abacus, 1 thread.")
+    assert "one seed, measured on An Abacus, 1 thread; deployed: the speed" in costs.note(results)
 
 
 def test_what_was_not_measured_has_a_dash(results, tmp_path):
@@ -60,6 +61,15 @@ def test_what_was_not_measured_has_a_dash(results, tmp_path):
     cells = {(row["method"], row["kept"]): row for row in costs.rows(fewer)}
     assert cells["VTP", "50 %"]["batch_64"] == {"milliseconds": "6.82", "speedup": "1.76×"}
     assert cells["VTP", "50 %"]["batch_1"] == cells["VTP", "75 %"]["batch_64"] == {"milliseconds": "–", "speedup": ""}
+
+
+def test_a_time_of_another_network_of_that_name_is_left_out(results, tmp_path):
+    fewer, others = unmeasured(tmp_path), timed(results, "dense-0", "vtp-0.5-0", "vtp-0.75-0")
+    others["models"]["vtp-0.75-0"]["macs"] += 1
+    put(tmp_path / measured.LATENCY, others)
+    frame = costs.costs(fewer).set_index(["method", "kept"])
+    assert frame.loc[("vtp", 0.5), "speedup_64"] > 1
+    assert np.isnan(frame.loc[("vtp", 0.75), "speedup_64"])
 
 
 def test_a_grid_whose_seeds_are_others_takes_the_first_that_was_timed(tmp_path):
@@ -87,7 +97,7 @@ def test_without_structured_methods_tables_are_what_they_were(results, tmp_path)
 
 
 def test_only_claims_about_smaller_models_are_told(results):
-    found = measured.verdict(results.folder)
+    found = measured.verdict(results.folder, measured.STRUCTURE)
     assert len(found["rows"]) == 5
     assert all(row["name"].startswith(("Inference of", "Training of")) for row in found["rows"])
     assert found["rows"][0] == {
@@ -110,8 +120,9 @@ def test_only_claims_about_smaller_models_are_told(results):
 )
 def test_the_verdict_counts_what_holds(tmp_path, holds, says):
     put(tmp_path / measured.BENCH, {"claims": [CLAIM | {"holds": held} for held in holds]})
-    assert measured.verdict(tmp_path)["verdict"].endswith(says)
-    assert bool(measured.verdict(tmp_path)["verdict"]) == bool(says)
+    verdict = measured.verdict(tmp_path, measured.STRUCTURE)["verdict"]
+    assert verdict.endswith(says)
+    assert bool(verdict) == bool(says)
 
 
 def test_nothing_measured_is_no_error_and_a_broken_file_is(tmp_path):

@@ -31,7 +31,7 @@ WRONG = [
     (
         "grid.scratch",
         ["svite", "sivte"],
-        "grid.scratch: there is no method 'sivte'; the methods are gmp, group, l1, layer, nm, omp,",
+        "grid.scratch: there is no method 'sivte'; the methods are block, gmp, group, l1, layer,",
     ),
     ("grid.densities", [0.5, 0.0], "grid.densities.1: Input should be greater than 0 (got 0.0)."),
     ("grid.densities", [1.5], "grid.densities.0: Input should be less than or equal to 1 (got 1.5)."),

@@ -110,7 +110,8 @@ def made(method: str, model: nn.Module, density: float = 0.5, **arguments: objec
         return methods.s2vite(model, density, density, STEPS, **{"interval": 4, **arguments})
     if method == "taylor":
         return methods.taylor(model, density, STEPS, **{"batches": 4, "rounds": 3, **arguments})
-    return getattr(methods, method)(model, density, STEPS, **{"interval": 4, **arguments})
+    side = {"side": 4} if method == "block" else {}
+    return getattr(methods, method)(model, density, STEPS, **{"interval": 4, **side, **arguments})
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -39,18 +39,19 @@ def unsupported(block: nn.Module) -> str | None:
     """Why a block can't run this way, or None if it can."""
     if type(block) is not Block:
         return f"it is a {type(block).__name__}, not timm's Block"
-    norms = [block.norm1, block.norm2]
+    norms = []
     if not isinstance(block.attn, Zero):
         attention = block.attn
         if type(attention) is not Attention or attention.gate is not None or not _is_plain(attention.norm):
             return f"its attention is {type(attention).__name__} with a gate or a norm of its own"
-        norms += [norm for norm in (attention.q_norm, attention.k_norm) if not _is_plain(norm)]
+        norms += [block.norm1, *(norm for norm in (attention.q_norm, attention.k_norm) if not _is_plain(norm))]
     if not isinstance(block.mlp, Zero):
         mlp = block.mlp
         if type(mlp) is not Mlp or not _is_plain(mlp.norm):
             return f"its MLP is {type(mlp).__name__} with a norm of its own, or no MLP of timm's"
         if not isinstance(mlp.act, nn.GELU) or mlp.act.approximate != "none":
             return f"its activation is {type(mlp.act).__name__}, not exact GELU"
+        norms.append(block.norm2)
     odd = [norm for norm in norms if not isinstance(norm, nn.LayerNorm) or norm.weight is None]
     return f"its norm is {type(odd[0]).__name__}, not LayerNorm" if odd else None
 
@@ -165,7 +166,7 @@ class Run(nn.Module):
         # A selector may read the block that it stands before, so that one is kept as it is.
         self.selecting = nn.ModuleDict({str(i): b for i, b in enumerate(blocks.values()) if hasattr(b, "selector")})
 
-    def forward(self, rows: Rows) -> Rows:
+    def forward(self, rows: Rows) -> Float[Tensor, "image left feature"]:
         """The tokens that are left.
 
         Raises RuntimeError in training mode: the kernels have no gradients.
@@ -177,7 +178,7 @@ class Run(nn.Module):
         with torch.no_grad():
             return torch.cat([self._part(part) for part in rows.split(torch.get_num_threads())])
 
-    def _part(self, rows: Rows) -> Rows:
+    def _part(self, rows: Rows) -> Float[Tensor, "image left feature"]:
         columns, tokens = columns_of(rows), rows.shape[1]
         for index, pair in enumerate(self.branches):
             if str(index) in self.selecting:

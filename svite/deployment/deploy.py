@@ -9,11 +9,12 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from svite.deployment.blocks import Run, unsupported
+from svite.deployment.choose import EAGER, Chooser
 from svite.deployment.compiled import kernels_are_there
 from svite.vit.gates import fold, is_gated
 from svite.vit.surgery_alive import copied
 
-EAGER = "eager"
 ROUNDS = 5
 
 
@@ -47,8 +48,6 @@ def deploy(
     plain.choice = {f"blocks.{index}": EAGER for index in range(len(plain.blocks))}
     if not kernels_are_there():
         return plain
-    from svite.deployment.choose import Chooser  # its kernels are there now
-
     chooser = Chooser(choice, _tokens(plain, images), weights)
     fast = _rebuilt(copied(plain), chooser)
     fast.choice = chooser.choice
@@ -79,10 +78,8 @@ def _tokens(model: nn.Module, images: Tensor) -> Float[Tensor, "image token feat
     return seen[0]
 
 
-def _rebuilt(model: nn.Module, chooser) -> nn.Module:
+def _rebuilt(model: nn.Module, chooser: Chooser) -> nn.Module:
     """The model with runs of supported blocks in the layout of the kernels."""
-    from svite.deployment.blocks import Run, unsupported
-
     blocks: list[nn.Module] = []
     named = [(f"blocks.{index}", block) for index, block in enumerate(model.blocks)]
     for eager, group in groupby(named, key=lambda pair: chooser.stays(pair[0], unsupported(pair[1]))):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int32
 from torch import Tensor, nn
 
 ops = torch.ops.svite
@@ -25,13 +25,13 @@ class Weights(nn.Module):
         activated: bool = False,
     ) -> Float[Tensor, "image out token"]:
         """W x + b, and GELU of it, or the residual stream added to it."""
-        return self.kernel(x, *self.packed, self.bias, residual, activated)
+        return getattr(ops, self.kernel)(x, *self.packed, self.bias, residual, activated)
 
 
 class Dense(Weights):
     """All weights, the dead ones too."""
 
-    kernel = staticmethod(ops.dense)
+    kernel = "dense"
 
     def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
         super().__init__(bias)
@@ -48,7 +48,7 @@ class _Compressed(Weights):
 
     def __init__(
         self,
-        alive: Float[Tensor, "row column"],
+        alive: Bool[Tensor, "row column"],
         values: Float[Tensor, "alive ..."],
         bias: Float[Tensor, " out"] | None,
     ) -> None:
@@ -59,7 +59,7 @@ class _Compressed(Weights):
         self.register_buffer("values", values.contiguous())
 
     @property
-    def packed(self) -> tuple[Int32[Tensor, " row"], Int32[Tensor, " alive"], Float[Tensor, "alive ..."]]:
+    def packed(self) -> tuple[Int32[Tensor, " start"], Int32[Tensor, " alive"], Float[Tensor, "alive ..."]]:
         """What the kernel reads."""
         return self.starts, self.columns, self.values
 
@@ -67,7 +67,7 @@ class _Compressed(Weights):
 class Csr(_Compressed):
     """Single weights that live, in compressed sparse rows; values may be bfloat16."""
 
-    kernel = staticmethod(ops.csr)
+    kernel = "csr"
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Blocks(_Compressed):
     Raises ValueError for a weight that does not divide into them.
     """
 
-    kernel = staticmethod(ops.blocks)
+    kernel = "blocks"
 
     def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, side: int = 16) -> None:
         if weight.shape[0] % side or weight.shape[1] % side:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from svite.sparsity.cut import n_of_m
+from svite.sparsity.cut import Cut, Unit, n_of_m
 from svite.sparsity.layers import units
 from svite.sparsity.pool import Pool, uniform
 from svite.sparsity.rule import DropGrow
@@ -47,14 +47,10 @@ def nm(
     n = round(density * m)
     if not 1 <= n <= m or abs(n - density * m) > 1e-9:
         raise ValueError(f"A density of {density} is not a whole number of every {m} inputs; 2 of 4 would be 0.5.")
-    cut, end = n_of_m(m), int(until * steps)
-    named = units(model, layers, cut) if layers is not None else None
-    whole = units(model)
-    dense = [] if named else [unit for unit in whole if not cut.fits(unit.shape)]
-    if len(dense) == len(whole):
+    end = int(until * steps)
+    sparse, dense = dividing(model, n_of_m(m), layers)
+    if not sparse:
         raise ValueError(f"No layer's inputs divide by {m}, as {n}:{m} sparsity needs.")
-    names = [unit.name.removesuffix(".weight") for unit in whole if unit not in dense]
-    sparse = named or units(model, names, cut)
     return Sparsifier(
         model,
         uniform(sparse, n / m) + [Pool((unit,), 1.0) for unit in dense],
@@ -62,3 +58,15 @@ def nm(
         every(interval, until=end),
         seed=seed,
     )
+
+
+def dividing(model: nn.Module, cut: Cut, layers: Sequence[str] | None = None) -> tuple[list[Unit], list[Unit]]:
+    """Units of the layers that a cut divides, and units of those that it does not, which stay dense.
+
+    Raises ValueError where `layers` names one that it does not divide.
+    """
+    if layers is not None:
+        return units(model, layers, cut), []
+    whole = units(model)
+    names = [unit.name.removesuffix(".weight") for unit in whole if cut.fits(unit.shape)]
+    return units(model, names, cut) if names else [], [unit for unit in whole if not cut.fits(unit.shape)]

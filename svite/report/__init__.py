@@ -8,7 +8,7 @@ from importlib import import_module
 
 MODULES = (
     "attention", "build", "compare", "costs", "diagram", "figures", "findings", "gains", "measured", "paired",
-    "results", "schedules", "structure", "style", "tables", "text", "tokens", "topology",
+    "results", "schedules", "speed", "structure", "style", "tables", "text", "tokens", "topology",
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def _grids(results: Results, shared: bool) -> Figure:
     fig = canvas(
         7.2, 1.15 + 3.4 * layers / heads + 0.6 * shared,
         "Where the centre patch looks: dense beside SViTE",
-        "Attention probability from the outlined patch to every patch, mean over 100 test images.\n" + scale,
+        "Attention probability from the outlined patch to every patch, mean over test images.\n" + scale,
     )  # fmt: skip
     axes = fig.subplots(1, 2)
     for ax, (model, name) in zip(axes, names.items(), strict=True):

@@ -14,7 +14,15 @@ NOTE = (
     "method takes away. Parameters: those that are not zero. MACs: multiply-accumulates of an image as the saved "
     "model runs, in which single zeros count in full. Bytes: the saved file. "
 )
-TIMES = "Milliseconds a batch and speed over dense, one seed, measured on {machine}."
+SHORT = (
+    "Heads, neurons, features or tokens that left the model. Means over {seeds} seeds, accuracy ± standard deviation. "
+    "Kept: the share of what the method takes away. Parameters: those that are not zero. MACs: multiply-accumulates of "
+    "an image. Speed: over dense, batch 64, one seed, on {machine}."
+)
+TIMES = (
+    "Milliseconds a batch and speed over dense, one seed, measured on {machine}; deployed: the speed at batch 64 of "
+    "what svite.deploy makes of the model."
+)
 UNTIMED = "No time was measured: `make bench` does it."
 
 
@@ -41,9 +49,10 @@ def costs(results: Results) -> pd.DataFrame:
 
 
 def _timed(results: Results, runs: pd.DataFrame, batch: int) -> pd.DataFrame:
-    """The time of each method and density: that of its first seed that was timed."""
+    """The time of each method and density: that of its first seed that was timed and is the same network still."""
     found = latencies(results.folder).query("batch == @batch")
-    return runs.merge(found, on="key").groupby(["method", "density"])[TIMED].first()
+    same = runs.merge(found, on="key").query("macs == timed_macs")
+    return same.groupby(["method", "density"])[TIMED].first()
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
@@ -59,6 +68,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
             "macs": f"{row.macs / 1e6:.2f} M",
             "bytes": f"{row.bytes / 1e3:.0f} kB",
             **{f"batch_{batch}": _time(row, batch) for batch in BATCHES},
+            "deployed": "–" if pd.isna(row.deployed_64) else f"{row.deployed_64:.2f}×",
             "top1": spread(row.top1, row.top1_std),
             "command": command(groups.get_group((row.method, row.kept))),
         }
@@ -89,6 +99,4 @@ def markdown(results: Results) -> str:
             speed = row["batch_64"]["speedup"] or "–"
             cells = [row["method"], row["kept"], row["nonzero"], row["macs"], speed, row["top1"], f"`{row['command']}`"]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(
-        [*lines, "", f"Heads, neurons, features or tokens that left the model; speed at batch 64. {note(results)}"]
-    )
+    return "\n".join([*lines, "", SHORT.format(seeds=results.runs["seed"].nunique(), machine=machine(results.folder))])

@@ -8,6 +8,7 @@ import pandas as pd
 
 from svite.report import structure
 from svite.report.costs import costs
+from svite.report.measured import saved_of_deit
 from svite.report.results import Results
 from svite.report.style import look, percent
 from svite.report.text import difference, listed, signed, span
@@ -32,6 +33,7 @@ def findings(results: Results) -> dict[str, Any]:
         "short": fastest(frame[frame["method"].isin(methods)]),
         "line": against_line(frame, methods),
         "speed": speed(frame[frame["method"].isin(methods)]),
+        "saved_of_deit": saved_of_deit(results.folder),
         "zeros": zeros(frame[frame["method"].isin(results.methods)]),
         "survivors": " ".join(survivors(results)),
         "tokens": _tokens(results),
@@ -117,7 +119,7 @@ def fastest(frame: pd.DataFrame) -> str:
 def speed(frame: pd.DataFrame) -> str:
     """How fast the structured models were measured to be, and how much of the operations saved the clock saw."""
     times, saved = _range(frame[f"speedup_{BATCH}"]), _range(frame[f"saved_{BATCH}"])
-    told = f"At batch {BATCH} the structured models run at {times} times the speed of dense"
+    told = f"At batch {BATCH} the structured models of this study run at {times} times the speed of dense"
     seen = f"; time saved over operations saved is {saved}" if saved else ""
     return f"{told}{seen}." if times else ""
 

@@ -12,20 +12,25 @@ import pandas as pd
 
 LATENCY, BENCH = "reports/latency.json", "reports/bench.json"
 BATCHES = (1, 64)
-TIMED = ["milliseconds", "speedup", "low", "high"]
-STRUCTURE = ("inference of ", "training of ")  # what the names of claims about shrunk models begin with
+TIMED = ["milliseconds", "speedup", "low", "high", "deployed"]
+# What the names of claims begin with: about shrunk models, about single zeros, about what a sparsifier costs.
+STRUCTURE, SINGLE = ("inference of ", "training of "), ("layer of ", "deploying ")
+OVERHEAD = ("memory of ", "training step of ", "topology update of ")
 
 
 def latencies(folder: str | Path) -> pd.DataFrame:
-    """One row a model and batch that was timed: key, batch, milliseconds, speed-up over dense and its interval."""
+    """One row a model and batch that was timed: key, its MACs, batch, and what was measured.
+
+    That is milliseconds, speed-up over dense with its interval, and the speed-up of the deployed model.
+    """
     models = _read(Path(folder) / LATENCY).get("models", {})
     rows = [
-        (key, batch, timed["milliseconds"], timed["speedup"], *timed["interval"])
+        (key, model["macs"], batch, timed["milliseconds"], timed["speedup"], *timed["interval"], timed["deployed"])
         for key, model in models.items()
         for batch in BATCHES
         if (timed := model.get(str(batch)))
     ]
-    return pd.DataFrame(rows, columns=["key", "batch", *TIMED]).astype(dict.fromkeys(TIMED, float))
+    return pd.DataFrame(rows, columns=["key", "timed_macs", "batch", *TIMED]).astype(dict.fromkeys(TIMED, float))
 
 
 def machine(folder: str | Path) -> str:
@@ -35,14 +40,30 @@ def machine(folder: str | Path) -> str:
     return f"{where['processor']}, {threads} thread{'s' * (threads > 1)}" if where else ""
 
 
-def claims(folder: str | Path) -> list[dict[str, Any]]:
-    """The claims about models with fewer heads, neurons and tokens: speed, and time saved over operations saved."""
-    return [claim for claim in _read(Path(folder) / BENCH).get("claims", []) if claim["name"].startswith(STRUCTURE)]
+def claims(folder: str | Path, about: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The claims whose names begin so."""
+    return [claim for claim in _read(Path(folder) / BENCH).get("claims", []) if claim["name"].startswith(about)]
 
 
-def verdict(folder: str | Path) -> dict[str, Any]:
+def card(folder: str | Path) -> pd.DataFrame:
+    """The speed card, a row a model, runtime and batch; `speed` is that over dense, with its interval."""
+    frame = pd.DataFrame(_read(Path(folder) / BENCH).get("card", {}).get("rows", []))
+    if frame.empty:
+        return frame
+    faster = frame.pop("speedup")
+    low, high = zip(*(entry["interval"] for entry in faster), strict=True)
+    return frame.assign(speed=[entry["value"] for entry in faster], low=low, high=high)
+
+
+def saved_of_deit(folder: str | Path) -> str:
+    """The range of time saved over operations saved of the larger models; "" where it was not measured."""
+    found = [claim["value"] for claim in claims(folder, STRUCTURE) if "time saved over MACs saved" in claim["name"]]
+    return f"{min(found):.2f} to {max(found):.2f}" if found else ""
+
+
+def verdict(folder: str | Path, about: tuple[str, ...]) -> dict[str, Any]:
     """The claims as people read them, and one sentence on how many of them hold."""
-    found = claims(folder)
+    found = claims(folder, about)
     rows = [
         {
             "name": claim["name"][0].upper() + claim["name"][1:],

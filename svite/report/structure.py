@@ -46,9 +46,9 @@ def structured_accuracy(results: Results) -> Figure:
     """Accuracy against the parameters that are left: each structured method beside SViTE and dense."""
     fig = canvas(
         7.2, 4.6, "Test accuracy against the parameters that are left",
-        "Mean over seeds with the 95 % t interval of that mean; dots are single seeds. Methods\n"
-        "are drawn slightly apart. SViTE, which drops single weights, is there for comparison:\n"
-        "its line begins at the dense model and goes on to the left.",
+        "Mean over seeds with the 95 % t interval of that mean; dots are single seeds. SViTE,\n"
+        "which drops single weights, is there for comparison: its line begins at the dense model\n"
+        "and goes on to the left.",
     )  # fmt: skip
     ax = fig.subplots()
     runs = pd.concat([results.of("dense", "svite"), results.structured], ignore_index=True)
@@ -56,10 +56,8 @@ def structured_accuracy(results: Results) -> Figure:
     large, methods = sizes(results.structured["density"]), list(results.structured["method"].unique())
     shown = runs[runs["share"] >= 0.9 * runs.loc[runs["method"].isin(methods), "share"].min()]
     _compared(ax, runs)
-    for index, method in enumerate(methods):
-        shift = 0.008 * (index - (len(methods) - 1) / 2)
-        here = runs[runs["method"] == method]
-        _method(ax, here.assign(share=here["share"] + shift), large)
+    for method in methods:
+        _method(ax, runs[runs["method"] == method], large)
     _fit(ax, shown)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.set_xlabel("Non-zero parameters, as a share of the dense model's")
@@ -153,7 +151,8 @@ def survivors(results: Results) -> Figure:
     fig = canvas(
         7.2, 4.3, "What survives in each layer",
         "The share of heads and of neurons that live at the end: bars are means over seeds, dots single seeds.\n"
-        "Dashed: the share asked for, over all layers or in each.",
+        "Dashed: the share asked for, over all layers or in each; VTP is asked for a share of features,\n"
+        "and a head of it stays while any of its features does.",
     )  # fmt: skip
     axes, depth = fig.subplots(2, sharex=True, sharey=True), int(frame["layer"].max())
     pitch = depth + 1.5

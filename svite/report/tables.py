@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from svite.report import costs, gains, measured
+from svite.report import costs, gains, measured, speed
 from svite.report.findings import findings
 from svite.report.results import Results
 from svite.report.style import look, sparsity_of
@@ -96,7 +96,9 @@ def save(results: Results, folder: str | Path = "reports/tables") -> pd.DataFram
         ("findings", findings(results)),
         ("structure", gains.findings(results)),
         ("costs", {"rows": costs.rows(results) if len(results.structured) else [], "note": costs.note(results)}),
-        ("claims", measured.verdict(results.folder)),
+        ("claims", measured.verdict(results.folder, measured.STRUCTURE)),
+        ("overhead", measured.verdict(results.folder, measured.OVERHEAD)),
+        ("speed", measured.verdict(results.folder, measured.SINGLE) | {"card": speed.rows(results.folder)}),
     ):
         exact = json.loads(json.dumps(value), parse_float=lambda number: round(float(number), 6))
         text = json.dumps(exact, indent=1, ensure_ascii=False, allow_nan=False)

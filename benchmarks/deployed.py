@@ -1,0 +1,86 @@
+"""Sparse layers and models on the kernels of `svite.deploy`, against dense ones and against other runtimes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from benchmarks.claim import Claim
+from benchmarks.inference import KEEP, chosen
+from benchmarks.interleave import interleave
+from benchmarks.peers_runtime import runtimes, through_mkl
+from svite import tokens
+from svite.deployment.blocks import columns_of
+from svite.deployment.curves import pruned
+from svite.deployment.deploy import deploy
+from svite.deployment.weights import Csr
+
+SHAPES, TOKENS = ((1536, 384), (3072, 768)), 1536
+LAYER_FLOORS = {0.8: 2.0, 0.9: 3.8, 0.95: 7.0}
+MODEL_FLOORS = {(0.8, 8): 1.5, (0.9, 8): 2.4, (0.95, 8): 3.2, (0.9, 1): 1.8}
+NEVER_SLOWER = 0.97
+
+
+def measure(name: str, build: Callable[[], nn.Module], rounds: int, at: Sequence[int]) -> list[Claim]:
+    """All claims about speed of single weights."""
+    dense = build().eval()
+    return [*layers(rounds), *models(name, dense, rounds, at), *peers(name, dense, rounds)]
+
+
+def layers(rounds: int) -> Iterator[Claim]:
+    """One layer at a time, as people compare kernels."""
+    for outputs, inputs in SHAPES:
+        rows, weight, bias = torch.randn(TOKENS, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+        columns = columns_of(rows[None])
+        calls = {"dense": partial(linear, rows, weight, bias)}
+        for sparsity in LAYER_FLOORS:
+            layer = Csr(weight * (torch.rand_like(weight) >= sparsity), bias)
+            calls[str(sparsity)] = partial(layer, columns)
+        with torch.inference_mode():
+            seconds = interleave(calls, rounds)
+        for sparsity, floor in LAYER_FLOORS.items():
+            what = f"layer of {outputs} x {inputs}, {TOKENS} tokens, {sparsity:.0%} sparse"
+            yield Claim.of(what, "x the speed of dense", seconds["dense"] / seconds[str(sparsity)], floor=floor)
+
+
+def timed(calls: Mapping[str, Callable[[Tensor], object]], images: Tensor, rounds: int) -> dict:
+    """Seconds of each on the images, by turns."""
+    with torch.inference_mode():
+        return interleave({name: partial(call, images) for name, call in calls.items()}, rounds)
+
+
+def models(name: str, dense: nn.Module, rounds: int, at: Sequence[int]) -> Iterator[Claim]:
+    """Whole models, as `deploy` chooses for them, from no sparsity at all on."""
+    size = dense.patch_embed.img_size
+    selected = tokens.select(pruned(dense, 0.9), KEEP, at).eval()
+    for batch in (8, 1):
+        images = torch.randn(batch, dense.patch_embed.proj.in_channels, *size)
+        calls: dict[str, nn.Module] = {"dense": dense}
+        for sparsity in (0.0, 0.5, 0.7, 0.8, 0.9, 0.95):
+            calls[f"{sparsity:.0%} sparse"] = deploy(pruned(dense, sparsity), images)
+        both = f"90% sparse, {chosen(at)}"
+        calls[both] = deploy(selected, images)
+        seconds = timed(calls, images, rounds)
+        for what in list(calls)[1:]:
+            share = float(what.split("%")[0]) / 100
+            floor = 3.5 if what == both and batch == 8 else MODEL_FLOORS.get((share, batch), NEVER_SLOWER)
+            faster = seconds["dense"] / seconds[what]
+            yield Claim.of(f"deploying {name}, {what}, batch {batch}", "x the speed of dense", faster, floor=floor)
+
+
+def peers(name: str, dense: nn.Module, rounds: int, batch: int = 8) -> Iterator[Claim]:
+    """Against MKL's sparse product at 90 %, and against the dense model in OpenVINO at 75 %."""
+    images = torch.randn(batch, dense.patch_embed.proj.in_channels, *dense.patch_embed.img_size)
+    sparse = {sparsity: pruned(dense, sparsity) for sparsity in (0.75, 0.9)}
+    calls = {f"{sparsity:.0%}": deploy(model, images) for sparsity, model in sparse.items()}
+    calls["MKL"] = through_mkl(sparse[0.9])
+    calls |= {key: call for key, call in runtimes(dense, images).items() if key == "OpenVINO"}
+    seconds = timed(calls, images, min(rounds, 12))
+    what = f"deploying {name}, batch {batch}"
+    faster = seconds["MKL"] / seconds["90%"]
+    yield Claim.of(f"{what}, 90% sparse, against torch.sparse (MKL CSR)", "x its speed", faster, floor=3.0)
+    if "OpenVINO" in seconds:
+        faster = seconds["OpenVINO"] / seconds["75%"]
+        yield Claim.of(f"{what}, 75% sparse, against the dense model in OpenVINO", "x its speed", faster, floor=1.0)
