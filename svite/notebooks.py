@@ -11,6 +11,7 @@ times, process ids, addresses or progress lines.
 import argparse
 import ast
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -18,11 +19,16 @@ import resource
 import signal
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 SOURCES, COPIES = Path("notebooks"), Path(".nb")
 EXECUTED, SCRATCH = Path("reports/notebooks"), Path(".scratch/notebooks")
+CODE = (  # what training and evaluation run, methods aside
+    *("svite/__init__.py", "svite/_torchvision.py", "svite/paths.py", "svite/study.py"),
+    *("svite/sparsity", "svite/vit", "svite/store", "svite/tokens", "svite/train"),
+)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PROGRESS = re.compile(r"^epoch .*\n?", re.MULTILINE)  # live on the terminal, never saved
 PLAIN = {"ValueError", "FileNotFoundError", "OSError", "MemoryError"}  # their sentence is enough
@@ -75,12 +81,20 @@ def write(notebook: dict, path: Path) -> None:
 
 
 def clean() -> None:
-    """Make .nb/ hold the canonical copy of every numbered notebook, and nothing else."""
+    """Make .nb/ hold the canonical copy of every numbered notebook, checksums of the code, and nothing else."""
     sources = sorted(SOURCES.glob("*.ipynb"))
     for stale in set(COPIES.glob("*.ipynb")) - {COPIES / source.name for source in sources}:
         stale.unlink()
     for source in sources:
         write(canonical(json.loads(source.read_text(encoding="utf-8"))), COPIES / source.name)
+    COPIES.mkdir(exist_ok=True)
+    (COPIES / "training.txt").write_text(checksums(CODE))
+
+
+def checksums(paths: Iterable[str]) -> str:
+    """A line a file, of these and of those in these folders: what a stage depends on in place of all of them."""
+    files = sorted(file for path in map(Path, paths) for file in [path, *path.rglob("*.py")] if file.is_file())
+    return "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file}\n" for file in files)
 
 
 # ---- parameters ---------------------------------------------------------------------------------

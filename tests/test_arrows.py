@@ -9,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import svite
+from svite import notebooks
 
 ROOT = Path(__file__).parent.parent
 BASE = {"svite", "svite._torchvision", "svite.paths"}
@@ -132,8 +133,21 @@ def test_a_stage_depends_on_all_that_its_notebook_imports(name):
     assert f".nb/{notebook}.ipynb" in stage["deps"]
     modules = reached(notebook)
     assert "svite.paths" in modules  # every notebook begins with svite.workspace()
-    missing = [module for module in modules if not any(covers(dep, MODULES[module]) for dep in stage["deps"])]
+    code = notebooks.CODE if ".nb/training.txt" in stage["deps"] else ()
+    missing = [m for m in modules if not any(covers(dep, MODULES[m]) for dep in (*stage["deps"], *code))]
     assert not missing, f"stage {name} runs {', '.join(sorted(missing))} and does not depend on it"
+
+
+def test_the_checksums_are_made_again_when_the_code_changes(tmp_path, monkeypatch):
+    assert set(notebooks.CODE) <= set(stages()["notebooks"]["deps"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code").mkdir()
+    for name, text in (("code/a.py", "a"), ("code/b.txt", "b"), ("c.py", "c")):
+        (tmp_path / name).write_text(text)
+    before = notebooks.checksums(["code", "c.py"])
+    assert [line.split()[1] for line in before.splitlines()] == ["c.py", "code/a.py"]
+    (tmp_path / "code/a.py").write_text("A")
+    assert notebooks.checksums(["code", "c.py"]) != before
 
 
 @pytest.mark.parametrize("name", RUNNING)

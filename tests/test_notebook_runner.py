@@ -52,7 +52,7 @@ def test_a_dropped_notebook_loses_its_copy(place):
     notebooks.clean()
     Path("notebooks/a.ipynb").unlink()
     notebooks.clean()
-    assert [path.name for path in Path(".nb").iterdir()] == ["b.ipynb"]
+    assert [path.name for path in Path(".nb").glob("*.ipynb")] == ["b.ipynb"]
 
 
 # ---- parameters ---------------------------------------------------------------------------------
