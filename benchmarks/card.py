@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from benchmarks.deployed import pruned, timed
@@ -46,32 +47,35 @@ def measure(name: str, build: Callable[[], nn.Module], rounds: int, at: Sequence
     models, copy, gemm = variants(build, at), copy_bandwidth(), gemm_rate()
     rows: list[dict[str, Any]] = []
     sizes = {key: stored(model, name) for key, model in models.items()}
+    dense = models["dense"]
+    others = runtimes(dense, torch.randn(2, dense.patch_embed.proj.in_channels, *dense.patch_embed.img_size))
     for batch, limit in ROUNDS.items():
-        dense = models["dense"]
         images = torch.randn(batch, dense.patch_embed.proj.in_channels, *dense.patch_embed.img_size)
         ways = {("dense", "eager"): dense}
-        ways |= {("dense", runtime): call for runtime, call in runtimes(dense, images).items()}
+        ways |= {("dense", runtime): call for runtime, call in others.items()}
         ways |= {(key, "svite.deploy"): deploy(model, images) for key, model in models.items()}
         ways |= {(key, "eager"): models[key] for key in ("half of heads and neurons", "half, tokens 0.7")}
         seconds = timed({"\n".join(way): call for way, call in ways.items()}, images, min(rounds, limit))
         for (key, runtime), call in ways.items():
             taken = seconds[f"{key}\n{runtime}"]
-            least = fastest_possible(models[key], batch, copy, gemm)
-            rows.append(
-                {
-                    "model": key,
-                    "runtime": runtime,
-                    "batch": batch,
-                    "milliseconds": round(float(np.median(taken)) * 1e3, 2),
-                    "images_a_second": round(batch / float(np.median(taken)), 1),
-                    "speedup": {k: np.round(v, 3).tolist() for k, v in spread(seconds["dense\neager"] / taken).items()},
-                    "megabytes_peak": round(peak(call, images) / 1e6, 1),
-                    "megabytes_stored": round(sizes[key] / 1e6, 2),
-                    "of_the_limit": round(least["seconds"] / float(np.median(taken)), 3),
-                    "limited_by": least["by"],
-                }
-            )
+            row = {"model": key, "runtime": runtime, "batch": batch}
+            row |= _times(taken, seconds["dense\neager"], batch, fastest_possible(models[key], batch, copy, gemm))
+            row["megabytes_peak"] = round(peak(call, images) / 1e6, 1)
+            rows.append(row | {"megabytes_stored": round(sizes[key] / 1e6, 2)})
     return {"name": name, "copy_gigabytes_a_second": copy / 1e9, "gemm_gigaflops": gemm / 1e9, "rows": rows}
+
+
+def _times(
+    taken: Float[np.ndarray, " rounds"], dense: Float[np.ndarray, " rounds"], batch: int, least: dict[str, Any]
+) -> dict[str, Any]:
+    median = float(np.median(taken))
+    return {
+        "milliseconds": round(median * 1e3, 2),
+        "images_a_second": round(batch / median, 1),
+        "speedup": {name: np.round(value, 3).tolist() for name, value in spread(dense / taken).items()},
+        "of_the_limit": round(least["seconds"] / median, 3),
+        "limited_by": least["by"],
+    }
 
 
 def peak(call: Callable[[Tensor], object], images: Tensor) -> int:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks import __main__, inference, latency, memory, peers, step, update
+from benchmarks import __main__, deployed, inference, latency, memory, peers, peers_runtime, step, update
+from benchmarks import card as card_of
 from benchmarks.claim import Claim, table
 from benchmarks.interleave import interleave, spread
 from benchmarks.training import Training
@@ -83,7 +84,8 @@ def test_trained_models_are_timed_against_the_dense_one_and_missing_ones_left_ou
     save_model(tmp_path / "gmp-0.3-0.safetensors", build(study.model), run)
     found = latency.measure(study.grid, tmp_path, rounds=2)
     assert list(found) == ["dense-0", "gmp-0.3-0"]
-    assert list(found["dense-0"]) == ["1", "64"]
+    assert list(found["dense-0"]) == ["macs", "1", "64"]
+    assert found["gmp-0.3-0"]["64"]["deployed"] > 0
     assert found["dense-0"]["1"]["speedup"] == 1
     assert found["gmp-0.3-0"]["64"]["milliseconds"] > 0
     assert latency.measure(study.grid, tmp_path / "nowhere", rounds=2) == {}
@@ -119,6 +121,11 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(__main__, "SMALL", TOY)
     monkeypatch.setattr(__main__, "AT", (1,))
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    monkeypatch.setattr(peers_runtime, "find_spec", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(deployed, "SHAPES", ((48, 32), (64, 32)))
+    monkeypatch.setattr(deployed, "TOKENS", 32)
+    monkeypatch.setattr(torch, "compile", lambda model: model)  # takes minutes
+    monkeypatch.setattr(card_of, "copy_bandwidth", lambda: 1e10)
     options = {"--rounds": 1, "--output": output, "--models": tmp_path, "--latency": tmp_path / "latency.json"}
     monkeypatch.setattr(sys, "argv", ["benchmarks", *(str(word) for option in options.items() for word in option)])
     try:
@@ -127,11 +134,18 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
         torch.set_num_threads(threads)
     result = json.loads(output.read_text())
     assert result["machine"]["threads"] == 1
-    bounds = [memory.BOUND] * 2 + [None, step.BOUND, None, None, 1.0, 1.0]
-    floors = [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]
+    bounds = [memory.BOUND] * 3 + [None, step.BOUND, None, None, 1.0, 1.0]
+    floors = [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
+    floors += [2.0, 3.8, 7.0] * 2  # of layers
+    floors += [0.97, 0.97, 0.97, 1.5, 2.4, 3.2, 3.5, 0.97, 0.97, 0.97, 0.97, 1.8, 0.97, 0.97, 3.0]  # of whole models
     assert [claim["bound"] for claim in result["claims"]] == bounds + [None] * len(floors)
     assert [claim["floor"] for claim in result["claims"]] == [None] * len(bounds) + floors
     assert not (tmp_path / "latency.json").exists()
+    card = result["card"]["rows"]
+    assert {row["batch"] for row in card} == {1, 8, 64}
+    assert {"eager", "torch.compile", "ONNX Runtime", "svite.deploy"} == {row["runtime"] for row in card}
+    assert all(row["milliseconds"] > 0 and row["of_the_limit"] > 0 for row in card)
+    assert next(row for row in card if row["model"] == "90% sparse")["megabytes_stored"] < card[0]["megabytes_stored"]
     held = result["claims"][0]
     assert 1 < held["value"] <= memory.BOUND
     assert held["holds"]

@@ -243,6 +243,8 @@ def test_training_a_deployed_model_is_refused():
         fast(images())
     with pytest.raises(RuntimeError, match=r"takes float32 on the CPU, not torch\.float64"):
         fast.eval().blocks(torch.zeros(1, 10, 16, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="takes no attention mask"):
+        fast(images(), attn_mask=torch.zeros(10, 10))
 
 
 REFUSED = {

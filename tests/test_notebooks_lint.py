@@ -16,7 +16,8 @@ NUMBERED = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 PARAMS = read_yaml(ROOT / "params.yaml")
 
-each_notebook = pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
+TUTORIALS = sorted((ROOT / "notebooks/tutorials").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", [*NUMBERED, *TUTORIALS], ids=lambda path: path.stem)
 each_stage = pytest.mark.parametrize(
     "name", [name for name, stage in STAGES.items() if "notebooks run" in stage["cmd"]]
 )

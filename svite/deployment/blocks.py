@@ -166,11 +166,15 @@ class Run(nn.Module):
         # A selector may read the block that it stands before, so that one is kept as it is.
         self.selecting = nn.ModuleDict({str(i): b for i, b in enumerate(blocks.values()) if hasattr(b, "selector")})
 
-    def forward(self, rows: Rows) -> Float[Tensor, "image left feature"]:
+    def forward(
+        self, rows: Rows, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Float[Tensor, "image left feature"]:
         """The tokens that are left.
 
-        Raises RuntimeError in training mode: the kernels have no gradients.
+        Raises RuntimeError in training mode (the kernels have no gradients), for another dtype or device, for a mask.
         """
+        if attn_mask is not None or is_causal:
+            raise RuntimeError("A deployed model takes no attention mask; use the model that it was made of.")
         if self.training:
             raise RuntimeError("A deployed model is for inference; train the model that it was made of.")
         if rows.dtype != torch.float32 or rows.device.type != "cpu":
