@@ -1,6 +1,7 @@
 """How others run the same model: torch.compile, ONNX Runtime, OpenVINO, MKL's sparse product; needs `.[onnx,peers]`."""
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
@@ -51,7 +52,8 @@ class MklLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight.detach().to_sparse_csr(), linear.bias
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch calls CSR a beta
+            self.weight, self.bias = linear.weight.detach().to_sparse_csr(), linear.bias
 
     def forward(self, x: Float[Tensor, "*position inner"]) -> Float[Tensor, "*position outer"]:
         """W x + b."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from synthetic_results import GRID, LOSS, STRUCTURED, write, write_measured
 
-from svite.report import build, figures, structure, tables
+from svite.report import build, figures, speed, structure, tables
 from svite.report.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,7 @@ def study(folder: Path, grid: dict = SMALL, measured: bool = False) -> Path:
         (folder / name).write_bytes((ROOT / name).read_bytes())
     results = Results.read(folder, grid=grid)
     (folder / "reports/figures").mkdir()
-    for name in [*NAMES, *structure.drawable(results)]:
+    for name in [*NAMES, *structure.drawable(results), *speed.figures(folder)]:
         svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
         (folder / f"reports/figures/{name}.svg").write_text(svg)
     tables.save(results, folder / "reports/tables")

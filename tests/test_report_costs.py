@@ -126,7 +126,7 @@ def test_the_verdict_counts_what_holds(tmp_path, holds, says):
 
 
 def test_nothing_measured_is_no_error_and_a_broken_file_is(tmp_path):
-    assert measured.verdict(tmp_path) == {"rows": [], "verdict": ""}
+    assert measured.verdict(tmp_path, measured.STRUCTURE) == {"rows": [], "verdict": ""}
     assert measured.machine(tmp_path) == ""
     assert len(measured.latencies(tmp_path)) == 0
     (tmp_path / measured.LATENCY).parent.mkdir()

@@ -169,7 +169,7 @@ def test_findings_follow_from_the_numbers(results):
     assert facts["paired"][0]["cells"][1] == {"difference": "−1.20", "interval": "−1.70 to −0.70", "clear": True}
     assert "S2ViTE with 50 % kept is the fastest that was measured: 1.76 times" in facts["short"]
     assert facts["speed"] == (
-        "At batch 64 the structured models run at 1.28 to 1.76 times the speed of dense; "
+        "At batch 64 the structured models of this study run at 1.28 to 1.76 times the speed of dense; "
         "time saved over operations saved is 0.90."
     )
     assert facts["zeros"] == "Models with single dead weights run at 1.00 times the speed of dense."

@@ -13,6 +13,7 @@ import pandas as pd
 LATENCY, BENCH = "reports/latency.json", "reports/bench.json"
 BATCHES = (1, 64)
 TIMED = ["milliseconds", "speedup", "low", "high", "deployed"]
+CARD = ["milliseconds", "images_a_second", "megabytes_peak", "megabytes_stored", "of_the_limit"]
 # What the names of claims begin with: about shrunk models, about single zeros, about what a sparsifier costs.
 STRUCTURE, SINGLE = ("inference of ", "training of "), ("layer of ", "deploying ")
 OVERHEAD = ("memory of ", "training step of ", "topology update of ")
@@ -25,7 +26,7 @@ def latencies(folder: str | Path) -> pd.DataFrame:
     """
     models = _read(Path(folder) / LATENCY).get("models", {})
     rows = [
-        (key, model["macs"], batch, timed["milliseconds"], timed["speedup"], *timed["interval"], timed["deployed"])
+        (key, model.get("macs"), batch, timed["milliseconds"], timed["speedup"], *timed["interval"], timed["deployed"])
         for key, model in models.items()
         for batch in BATCHES
         if (timed := model.get(str(batch)))
@@ -47,12 +48,10 @@ def claims(folder: str | Path, about: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def card(folder: str | Path) -> pd.DataFrame:
     """The speed card, a row a model, runtime and batch; `speed` is that over dense, with its interval."""
-    frame = pd.DataFrame(_read(Path(folder) / BENCH).get("card", {}).get("rows", []))
-    if frame.empty:
-        return frame
-    faster = frame.pop("speedup")
-    low, high = zip(*(entry["interval"] for entry in faster), strict=True)
-    return frame.assign(speed=[entry["value"] for entry in faster], low=low, high=high)
+    rows = _read(Path(folder) / BENCH).get("card", {}).get("rows", [])
+    frame = pd.DataFrame(rows, columns=["model", "runtime", "batch", *CARD])
+    low, high = ([row["speedup"]["interval"][end] for row in rows] for end in (0, 1))
+    return frame.assign(speed=[row["speedup"]["value"] for row in rows], low=low, high=high)
 
 
 def saved_of_deit(folder: str | Path) -> str:
