@@ -26,7 +26,7 @@ def latencies(folder: str | Path) -> pd.DataFrame:
     """
     models = _read(Path(folder) / LATENCY).get("models", {})
     rows = [
-        (key, model.get("macs"), batch, timed["milliseconds"], timed["speedup"], *timed["interval"], timed["deployed"])
+        (key, model.get("macs"), batch, *(timed[name] for name in TIMED[:2]), *timed["interval"], timed.get("deployed"))
         for key, model in models.items()
         for batch in BATCHES
         if (timed := model.get(str(batch)))
