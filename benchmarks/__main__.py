@@ -15,6 +15,7 @@ from benchmarks.claim import table
 from svite import study
 
 TINY, SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
+PARTS = ("memory", "step", "update", "inference", "narrowed", "peers", "layers", "models", "runtimes")
 AT = (3, 6, 9)  # blocks before which tokens are removed, as in DynamicViT and EViT: their layers 4, 7 and 10
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     """Run all, one thread."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What a sparsifier costs, as ratios.")
     parser.add_argument("--rounds", type=int, default=40, help="turns that each contestant of a timing takes")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these claims again, keep what else there is")
     parser.add_argument("--output", type=Path, default=Path("reports/bench.json"), help="where the numbers go")
     parser.add_argument("--models", type=Path, default=Path("models"), help="trained models of the study, if there are")
     parser.add_argument("--latency", type=Path, default=Path("reports/latency.json"), help="where their times go")
@@ -42,21 +44,41 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     small = partial(timm.create_model, SMALL)
-    claims = [
-        *memory.measure(TINY, runs=min(arguments.rounds, 3)),
-        *step.measure("DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
-        *update.measure("DeiT-Small", small, arguments.rounds),
-        *inference.measure("DeiT-Small", small, arguments.rounds, AT),
-        *narrowed.measure("DeiT-Small", small, min(arguments.rounds, 10), AT),
-        *peers.measure("DeiT-Small", small, arguments.rounds),
-        *deployed.measure("DeiT-Small", small, arguments.rounds, AT),
-    ]
     ran = {"machine": machine(), "rounds": arguments.rounds}
-    found = {"claims": [claim.entry() for claim in claims], "card": card.measure(SMALL, small, arguments.rounds, AT)}
-    write(arguments.output, ran | found)
-    print(table(claims))
+    parts = {
+        "memory": partial(memory.measure, TINY, runs=min(arguments.rounds, 3)),
+        "step": partial(step.measure, "DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
+        "update": partial(update.measure, "DeiT-Small", small, arguments.rounds),
+        "inference": partial(inference.measure, "DeiT-Small", small, arguments.rounds, AT),
+        "narrowed": partial(narrowed.measure, "DeiT-Small", small, min(arguments.rounds, 10), AT),
+        "peers": partial(peers.measure, "DeiT-Small", small, arguments.rounds),
+        "layers": partial(deployed.layers, arguments.rounds),
+        "models": partial(deployed.models, "DeiT-Small", small, arguments.rounds, AT),
+        "runtimes": partial(deployed.peers, "DeiT-Small", small, arguments.rounds),
+    }
+    for name in arguments.only or parts:
+        claims = list(parts[name]())
+        print(table(claims), flush=True)
+        replace(arguments.output, ran, name, [claim.entry() for claim in claims])
+    if arguments.only:
+        return
+    write(arguments.output, read(arguments.output) | {"card": card.measure(SMALL, small, arguments.rounds, AT)})
     if times := latency.measure(study.load().grid, arguments.models, arguments.rounds):
         write(arguments.latency, ran | {"models": times})
+
+
+def replace(path: Path, ran: dict[str, Any], part: str, entries: list[dict[str, Any]]) -> None:
+    """Put a part's claims in the place of its earlier ones, with the machine and the rounds of this run."""
+    before = read(path)
+    others = [claim for claim in before.get("claims", []) if claim.get("part") != part]
+    new = [entry | {"part": part, "rounds": ran["rounds"]} for entry in entries]
+    order = sorted(others + new, key=lambda claim: PARTS.index(claim["part"]))
+    write(path, before | ran | {"claims": order})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What is there already; nothing where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -114,6 +114,15 @@ def test_the_timed_calls_are_what_they_are_called(monkeypatch):
     assert [round(training.sparsifier.density, 1) for training in made if training.sparsifier] == [0.5, 0.5, 0.5, 0.3]
 
 
+def test_a_part_that_is_measured_again_replaces_its_own_claims_alone(tmp_path):
+    path = tmp_path / "bench.json"
+    for part, value in (("step", 1), ("memory", 2), ("step", 3)):
+        __main__.replace(path, {"rounds": value}, part, [{"name": part, "value": value}])
+    assert [(c["part"], c["value"], c["rounds"]) for c in json.loads(path.read_text())["claims"]] == [
+        ("memory", 2, 2), ("step", 3, 3),
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     threads, output = torch.get_num_threads(), tmp_path / "new" / "bench.json"
@@ -136,10 +145,13 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     assert result["machine"]["threads"] == 1
     bounds = [memory.BOUND] * 3 + [None, step.BOUND, None, None, 1.0, 1.0]
     floors = [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
-    floors += [2.0, 3.8, 7.0] * 2  # of layers
+    floors += [2.0, 3.8, 7.0, 3.0] * 2  # of layers
     floors += [0.97, 0.97, 0.97, 1.5, 2.4, 3.2, 3.5, 0.97, 0.97, 0.97, 0.97, 1.8, 0.97, 1.8, 3.0]  # of whole models
     assert [claim["bound"] for claim in result["claims"]] == bounds + [None] * len(floors)
     assert [claim["floor"] for claim in result["claims"]] == [None] * len(bounds) + floors
+    assert [claim["part"] for claim in result["claims"]] == sorted(
+        (claim["part"] for claim in result["claims"]), key=__main__.PARTS.index
+    )
     assert not (tmp_path / "latency.json").exists()
     card = result["card"]["rows"]
     assert {row["batch"] for row in card} == {1, 8, 64}
@@ -149,4 +161,4 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     held = result["claims"][0]
     assert 1 < held["value"] <= memory.BOUND
     assert held["holds"]
-    assert len(capsys.readouterr().out.splitlines()) == 3 + len(result["claims"])  # and that a peer is missing
+    assert capsys.readouterr().out.count("\n| ") == len(result["claims"]) + len(__main__.PARTS) - 1  # "peers" has none
