@@ -96,6 +96,7 @@ def keep(asker: socket.socket) -> NoReturn:
 def become(arguments: list[str], environment: dict[str, str], folder: str, streams: list[int]) -> NoReturn:
     """Be what `python -m ARGUMENTS` would be in this folder, with this environment, stdout and stderr."""
     import numpy
+    import pandas
     import torch
 
     os.setsid()
@@ -108,6 +109,7 @@ def become(arguments: list[str], environment: dict[str, str], folder: str, strea
     for name in [name for name in sys.modules if name.split(".")[0] == "svite" and name != "svite._torchvision"]:
         del sys.modules[name]
     sys.argv, sys.path[0] = arguments, folder
+    pandas.set_option("display.max_columns", 20)  # as pandas has it when a kernel imports it; else tables wrap
     torch.seed()  # what nobody seeds differs from kernel to kernel
     numpy.random.seed()  # noqa: NPY002 (the global one is what forks share)
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

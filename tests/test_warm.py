@@ -81,7 +81,8 @@ def test_warm_or_not_an_executed_notebook_has_the_same_bytes(warm_place, monkeyp
     settings = "sorted(i for i in os.environ.items() if i[0][:3] in ('OMP', 'PYT', 'MAT'))"
     draw = "import pandas as pd\npd.DataFrame({'a': [1, 3, 2]}).plot();"
     random = "import torch\ntorch.manual_seed(0)\ntorch.rand(3), hash('svite'), torch.get_num_threads()"
-    save("a", f"import os, sys\nprint(folder, os.getcwd(), sys.path, sys.argv[0], {settings})", draw, random)
+    wide = "pd.DataFrame({f'a long name of column {i}': [i / 3] for i in range(12)})"
+    save("a", f"import os, sys\nprint(folder, os.getcwd(), sys.path, sys.argv[0], {settings})", draw, wide, random)
     monkeypatch.delenv("PYTHONPATH")  # the server had none
     assert run("a", "--key", "warm")[0] == 0
     monkeypatch.delenv(warm.ADDRESS)
