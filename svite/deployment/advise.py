@@ -9,7 +9,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from svite.deployment.choose import seconds
+from svite.deployment.choose import columns_like, seconds
 from svite.deployment.compiled import kernels_are_there
 from svite.deployment.weights import FORMATS, fitting
 
@@ -58,12 +58,10 @@ def advise(model: nn.Module, batch: int = 1) -> Advice:
         raise RuntimeError("Without kernels every layer runs dense, and no sparsity pays.")
     import pandas as pd
 
-    tokens = (model.patch_embed.num_patches + model.num_prefix_tokens + 15) // 16 * 16
-    images = min(batch, torch.get_num_threads())
     linears = {name: m for name, m in model.blocks.named_modules() if type(m) is nn.Linear}
     shapes = sorted({tuple(linear.weight.shape) for linear in linears.values()})
-    measured = {shape: _break_even(shape, torch.randn(images, shape[1], tokens)) for shape in shapes}
-    rows = list(_as_they_stand(linears, images, tokens))
+    measured = {shape: _break_even(shape, columns_like(model, batch, shape[1])) for shape in shapes}
+    rows = list(_as_they_stand(model, linears, batch))
     frame = pd.DataFrame(rows, columns=["layer", "sparsity", "format", "dense_ms", "best_ms"])
     frame["speed"] = frame["dense_ms"] / frame["best_ms"]
     columns = ["layer", "dense_ms", *(f"{kind}_pays_from" for kind in KINDS)]
@@ -92,11 +90,11 @@ def _sparse(weight: Float[Tensor, "out in"], density: float, side: int) -> Float
     return weight * alive.repeat_interleave(side, 0).repeat_interleave(side, 1)
 
 
-def _as_they_stand(linears: dict[str, nn.Linear], images: int, tokens: int) -> Iterator[tuple]:
+def _as_they_stand(model: VisionTransformer, linears: dict[str, nn.Linear], batch: int) -> Iterator[tuple]:
     """Each layer's best format, with its time and that of dense."""
     for name, linear in linears.items():
         weight = linear.weight.detach()
-        x = torch.randn(images, weight.shape[1], tokens)
+        x = columns_like(model, batch, weight.shape[1])
         times = {kind: seconds(FORMATS[kind](weight, None), x) * 1e3 for kind in fitting(weight)}
         best = min(times, key=times.get)
         yield f"blocks.{name}", float((weight == 0).float().mean()), best, times["dense"], times[best]

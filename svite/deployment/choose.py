@@ -1,10 +1,11 @@
 """Which format each linear layer runs in: measured here and now, or as the caller says."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from svite.deployment.blocks import columns_of
@@ -14,16 +15,23 @@ ROUNDS = 3
 EAGER = "eager"
 
 
+def clocked(call: Callable[[Tensor], object], argument: Tensor) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    call(argument)
+    return time.perf_counter() - start
+
+
+def columns_like(model: VisionTransformer, batch: int, features: int) -> Float[Tensor, "image {features} token"]:
+    """Random numbers of the shape that a layer of a deployed model meets at this batch: an image a thread, at most."""
+    tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+    return columns_of(torch.randn(min(batch, torch.get_num_threads()), tokens, features))
+
+
 def seconds(layer: Weights, x: Float[Tensor, "image feature token"], rounds: int = ROUNDS) -> float:
     """The shortest of some forward passes, after one that is not counted."""
-    best = float("inf")
     with torch.inference_mode():
-        for turn in range(rounds + 1):
-            start = time.perf_counter()
-            layer(x)
-            if turn:
-                best = min(best, time.perf_counter() - start)
-    return best
+        return min([clocked(layer, x) for _ in range(rounds + 1)][1:])
 
 
 class Chooser:

@@ -1,8 +1,7 @@
 """What the tutorial on fast models draws: speed against sparsity, by layer and end to end, and a study's models."""
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svite.deployment.choose import seconds
+from svite.deployment.choose import clocked, columns_like, seconds
 from svite.deployment.compiled import kernels_are_there
 from svite.deployment.deploy import deploy
 from svite.deployment.weights import FORMATS
@@ -53,12 +52,10 @@ def layers(model: nn.Module, batch: int, sparsities: Sequence[float] = SPARSITIE
     import pandas as pd
 
     kernels_are_there()
-    tokens = (model.patch_embed.num_patches + model.num_prefix_tokens + 15) // 16 * 16
-    images = min(batch, torch.get_num_threads())
     shapes = {tuple(m.weight.shape) for m in model.blocks.modules() if isinstance(m, nn.Linear)}
     rows = []
     for shape in sorted(shapes):
-        weight, x = torch.randn(shape), torch.randn(images, shape[1], tokens)
+        weight, x = torch.randn(shape), columns_like(model, batch, shape[1])
         dense = seconds(FORMATS["dense"](weight, None), x)
         for sparsity in sparsities:
             sparse = FORMATS["csr"](weight * (torch.rand(shape) >= sparsity), None)
@@ -85,14 +82,8 @@ def by_turns(calls: dict, images: Tensor, rounds: int = 3) -> dict:
     with torch.inference_mode():
         for _ in range(rounds):
             for name, call in calls.items():
-                found[name].append(_clocked(call, images))
+                found[name].append(clocked(call, images))
     return {name: min(values) for name, values in found.items()}
-
-
-def _clocked(call: Callable[[Tensor], object], images: Tensor) -> float:
-    start = time.perf_counter()
-    call(images)
-    return time.perf_counter() - start
 
 
 def formats(fast: nn.Module) -> "pd.Series":

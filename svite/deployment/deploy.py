@@ -1,6 +1,5 @@
 """A model whose linear layers run in the format that a measurement on this machine found fastest."""
 
-import time
 from collections.abc import Mapping
 from itertools import groupby
 
@@ -10,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from svite.deployment.blocks import Run, unsupported
-from svite.deployment.choose import EAGER, Chooser
+from svite.deployment.choose import EAGER, Chooser, clocked
 from svite.deployment.compiled import kernels_are_there
 from svite.vit.gates import fold, is_gated
 from svite.vit.surgery_alive import copied
@@ -96,9 +95,7 @@ def _pays(fast: nn.Module, plain: nn.Module, images: Tensor) -> bool:
     with torch.inference_mode():
         for turn in range(ROUNDS):
             for model in best:
-                start = time.perf_counter()
-                model(images)
-                best[model] = min(best[model], time.perf_counter() - start)
+                best[model] = min(best[model], clocked(model, images))
             if turn and not PLAINLY < best[fast] / best[plain] < 1 / PLAINLY:
                 break
     return best[fast] < best[plain]
