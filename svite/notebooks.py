@@ -26,7 +26,7 @@ from typing import Any
 SOURCES, COPIES = Path("notebooks"), Path(".nb")
 EXECUTED, SCRATCH = Path("reports/notebooks"), Path(".scratch/notebooks")
 CODE = (  # what training and evaluation run, methods aside
-    *("svite/__init__.py", "svite/_torchvision.py", "svite/paths.py", "svite/study.py"),
+    *("svite/__init__.py", "svite/_torchvision.py", "svite/paths.py", "svite/recipe.py", "svite/study.py"),
     *("svite/sparsity", "svite/vit", "svite/store", "svite/tokens", "svite/train"),
 )
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -2,54 +2,13 @@
 
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveInt, field_validator
+
+from svite.recipe import Fraction, Images, Model, Recipe, Strict, read
 
 DENSE, HALF = "dense", "half"
 METHODS = tuple(sorted(p.stem for p in (Path(__file__).parent / "methods").glob("[a-z]*.py")))
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def of(cls, **values: Any) -> Any:
-        """As the constructor; ValueError with one sentence for a human where that fails."""
-        return parse(cls, values, cls.__name__.lower())
-
-
-class Recipe(_Strict):
-    """How a model is trained; the same for every method of a study."""
-
-    epochs: PositiveInt = 2
-    batch: PositiveInt = 64
-    optimizer: str = "muon"
-    lr: PositiveFloat = 0.01
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    warmup: Share = 0.1
-    smoothing: Share = 0.1
-    clip: PositiveFloat | None = None
-    rotate: Annotated[float, Field(ge=0, description="degrees")] = 10.0
-    zoom: Share = 0.1
-    shift: Annotated[float, Field(ge=0, description="pixels")] = 2.0
-    interval: PositiveInt = Field(default=40, description="steps between topology updates")
-    images: PositiveInt | None = Field(default=None, description="train on the first so many images only")
-
-
-class Model(_Strict):
-    """A timm model and its arguments."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What goes to `timm.create_model` beside the name."""
-        return dict(self.model_extra)
 
 
 def _known(method: str) -> str:
@@ -58,7 +17,7 @@ def _known(method: str) -> str:
     return method
 
 
-class Run(_Strict):
+class Run(Strict):
     """One training run: everything that its result is a function of, data aside."""
 
     method: str
@@ -88,7 +47,18 @@ def key(method: str, density: float, seed: int) -> str:
     return f"{method}-{seed}" if method in (DENSE, HALF) else f"{method}-{density:g}-{seed}"
 
 
-class Grid(_Strict):
+class Training(Run):
+    """One run by itself, with its data: what `svite train` reads."""
+
+    data: str | Images
+
+    @property
+    def run(self) -> Run:
+        """The run without its data."""
+        return Run(**{name: getattr(self, name) for name in Run.model_fields})
+
+
+class Grid(Strict):
     """Which methods, densities and seeds are run.
 
     Methods that take heads, neurons or tokens away have densities of their own, `kept`: half of four heads is two,
@@ -131,7 +101,7 @@ class Grid(_Strict):
         return runs + [Run(method=m, density=d, seed=s, model=model, recipe=recipe) for (m, d), s in sparse]
 
 
-class Pair(_Strict):
+class Pair(Strict):
     """The larger dense and SViTE pair whose attention is drawn."""
 
     density: Fraction
@@ -149,7 +119,7 @@ class Pair(_Strict):
         ]
 
 
-class Study(_Strict):
+class Study(Strict):
     """All of `params.yaml`."""
 
     data: str
@@ -159,33 +129,9 @@ class Study(_Strict):
     pair: Pair
 
 
-def sentence(error: ValidationError, where: str) -> str:
-    """The first complaint of a validation, in one sentence."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    said = "is not a known key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return f"{where}: {place}: {said} (got {first['input']!r})."
-
-
-def parse(kind: type[_Strict], values: dict[str, Any], where: str) -> Any:
-    """`kind(**values)`; ValueError with one sentence for a human if that fails."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(sentence(error, where)) from None
-
-
 def load(path: str | Path = "params.yaml") -> Study:
     """Read and check a study.
 
     Raises ValueError, in one sentence, for a file that is no mapping, an unknown key or method, a value out of range.
     """
-    from ruamel.yaml import YAML, YAMLError
-
-    try:
-        values = YAML(typ="safe").load(Path(path))
-    except YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no mapping; it should have the keys {', '.join(Study.model_fields)}.")
-    return parse(Study, values, str(path))
+    return read(path, Study)

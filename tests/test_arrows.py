@@ -14,7 +14,8 @@ from svite import notebooks
 ROOT = Path(__file__).parent.parent
 BASE = {"svite", "svite._torchvision", "svite.paths"}
 MAY_IMPORT = {
-    "study": set(),
+    "recipe": set(),
+    "study": {"recipe"},
     "paths": set(),
     "_torchvision": set(),
     "sparsity": {"sparsity"},
@@ -23,9 +24,9 @@ MAY_IMPORT = {
     "store": {"store", "tokens", "vit", "sparsity"},
     "methods": {"methods", "tokens", "vit", "sparsity"},
     "penalty": {"methods"},
-    "train": {"train", "store", "methods", "tokens", "vit", "sparsity", "study"},
-    "deployment": {"deployment", "methods", "store", "vit", "sparsity", "study"},
-    "report": {"report", "study"},
+    "train": {"train", "store", "methods", "tokens", "vit", "sparsity", "recipe", "study"},
+    "deployment": {"deployment", "methods", "store", "vit", "sparsity", "recipe", "study"},
+    "report": {"report", "recipe", "study"},
 }
 ON_TOP = {"notebooks", "warm", "provisioner", "locks", "pipeline", "chores", "cli", "__main__"}
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from tiny_runs import RECIPE, data_folder
 
+from svite.recipe import Recipe
 from svite.sparsity.scoring import seeded
-from svite.study import Recipe
 from svite.train.data import Data, Split, augmented, check, order, read
 from svite.train.digits import write_digits
 

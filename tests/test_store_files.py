@@ -12,9 +12,9 @@ import torch
 from tiny import made, same, vit, weights_of
 from tiny_runs import MODEL, a_run, data, files_of
 
+from svite.recipe import Model
 from svite.store.files import sha256, whole, write
 from svite.store.saved import load
-from svite.study import Model
 from svite.train.store import build, load_checkpoint, load_model, save_checkpoint, save_model
 
 

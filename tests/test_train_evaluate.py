@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import MODEL, a_run, data, files_of
 
-from svite.study import Grid, Model, Pair, Study
+from svite.recipe import Model
+from svite.study import Grid, Pair, Study
 from svite.train import describe, final, results
 from svite.train.data import Data
 from svite.train.evaluate import accuracy, best, logits

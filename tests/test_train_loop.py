@@ -13,7 +13,7 @@ import torch
 from tiny import same, weights_of
 from tiny_runs import MODEL, a_run, data, data_folder, files_of
 
-from svite.study import Model
+from svite.recipe import Model
 from svite.train import budget, loop, results
 from svite.train.data import Data
 from svite.train.loop import Loop

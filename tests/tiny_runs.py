@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from svite.recipe import Model, Recipe
 from svite.store.files import sha256
-from svite.study import Model, Recipe, Run
+from svite.study import Run
 from svite.train.data import CHECKSUMS, Data
 
 MODEL = Model(

@@ -14,9 +14,9 @@ from timm.data import create_dataset
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
+from svite.recipe import Recipe
 from svite.sparsity.scoring import seeded
 from svite.store.files import sha256
-from svite.study import Recipe
 
 CHECKSUMS = "SHA256SUMS"
 

@@ -8,9 +8,9 @@ import torch
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from svite.recipe import Recipe
 from svite.sparsity.scoring import seeded
 from svite.store import files
-from svite.study import Recipe
 from svite.train.data import Data, Split, augmented
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from svite import methods
+from svite.recipe import Recipe
 from svite.sparsity.scoring import seeded
 from svite.sparsity.sparsifier import Sparsifier
-from svite.study import DENSE, HALF, Recipe, Run
+from svite.study import DENSE, HALF, Run
 from svite.tokens import anneal
 from svite.train import budget
 from svite.train.data import Data, augmented, order

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from svite.recipe import Model, parse
 from svite.store.files import write
 from svite.store.saved import load, note_of, save
-from svite.study import Model, Run, parse
+from svite.study import Run
 from svite.vit.surgery_alive import Masked
 
 

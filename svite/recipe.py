@@ -1,0 +1,153 @@
+"""How a model is trained, as a parameter file says it. Imports no torch."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """Parameters without an unknown key among them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """As the constructor; ValueError with one sentence for a human where that fails."""
+        return parse(cls, values, cls.__name__.lower())
+
+
+class Views(Strict):
+    """timm's random views of training images that are read from files; evaluation sees the centre."""
+
+    scale: tuple[Fraction, Fraction] = Field(default=(0.08, 1.0), description="area of the random crop")
+    flip: Share = 0.5
+    jitter: Amount = 0.3
+    auto: str | None = Field(default="rand-m9-mstd0.5-inc1", description="automatic augmentation, in timm's words")
+    erase: Share = Field(default=0.25, description="probability of random erasing")
+    repeats: PositiveInt = Field(default=1, description="views of an image in an epoch of fewer images")
+    interpolation: str = "bicubic"
+
+
+class Mixing(Strict):
+    """timm's mixup and cutmix of the images of a batch."""
+
+    mixup: Amount = 0.8
+    cutmix: Amount = 1.0
+    probability: Share = 1.0
+    switch: Share = Field(default=0.5, description="how often cutmix, where both are on")
+
+
+class Distillation(Strict):
+    """A teacher: a model of timm's, or a file that `svite.save` wrote."""
+
+    teacher: str
+    kind: Literal["hard", "soft"] = "hard"
+    share: Share = Field(default=0.5, description="of the loss that is the teacher's")
+    temperature: PositiveFloat = 1.0
+
+
+class Recipe(Strict):
+    """How a model is trained; the same for every method of a study."""
+
+    epochs: PositiveInt = 2
+    batch: PositiveInt = Field(default=64, description="images a step, over all processes")
+    optimizer: str = "muon"
+    lr: PositiveFloat = 0.01
+    lr_min: Amount = 0.0
+    weight_decay: Amount = 0.05
+    layer_decay: Fraction | None = None
+    warmup: Share = 0.1
+    smoothing: Share = 0.1
+    clip: PositiveFloat | None = None
+    rotate: Annotated[float, Field(ge=0, description="degrees, for images in memory")] = 10.0
+    zoom: Share = 0.1
+    shift: Annotated[float, Field(ge=0, description="pixels")] = 2.0
+    interval: PositiveInt = Field(default=40, description="steps between topology updates")
+    images: PositiveInt | None = Field(default=None, description="train on the first so many images only")
+    views: Views = Views()
+    mixing: Mixing | None = None
+    distillation: Distillation | None = None
+    ema: Fraction | None = Field(default=None, description="decay of the averaged weights, which are what counts")
+    accumulate: PositiveInt = Field(default=1, description="parts that a process's share of a batch is cut into")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(f"a batch of {self.batch} does not divide into {self.accumulate} parts")
+        if self.mixing and self.batch // self.accumulate % 2:
+            raise ValueError("mixing pairs the images of a batch; it needs an even number of them")
+        return self
+
+
+class Images(Strict):
+    """Images that are read as they are needed: a folder of class folders, tar files, or what timm's names stand for.
+
+    `name` is empty for `root/train` and `root/validation`, each a folder of class folders or a tar file of them; for
+    others it is timm's: `torch/cifar10`, `hfds/owner/name`. `shards` are tar files of WebDataset, on a disk or in
+    object storage: then `train` and `validation` are patterns below `root`, `train-{0000..1023}.tar` say.
+    """
+
+    name: str = ""
+    root: str
+    train: str = "train"
+    validation: str = "validation"
+    workers: Annotated[int, Field(ge=0)] = Field(default=4, description="processes that decode, a training process")
+    unreadable: Literal["fatal", "skip"] = "fatal"
+    cache: str | None = Field(default=None, description="folder for shards from elsewhere")
+    cache_gigabytes: PositiveFloat = 20.0
+
+    @property
+    def shards(self) -> bool:
+        """Whether these are shards of WebDataset."""
+        return self.name == "shards"
+
+
+class Model(Strict):
+    """A timm model and its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What goes to `timm.create_model` beside the name."""
+        return dict(self.model_extra)
+
+
+def sentence(error: ValidationError, where: str) -> str:
+    """The first complaint of a validation, in one sentence."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    said = "is not a known key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    return f"{where}: {place}: {said} (got {first['input']!r})."
+
+
+def parse(kind: type[Strict], values: dict[str, Any], where: str) -> Any:
+    """`kind(**values)`; ValueError with one sentence for a human if that fails."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(sentence(error, where)) from None
+
+
+def read(path: str | Path, kind: type[Strict]) -> Any:
+    """A parameter file.
+
+    Raises ValueError, in one sentence, for a file that is no mapping, an unknown key, a value out of range.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        values = YAML(typ="safe").load(Path(path))
+    except YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no mapping; it should have the keys {', '.join(kind.model_fields)}.")
+    return parse(kind, values, str(path))

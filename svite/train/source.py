@@ -1,0 +1,67 @@
+"""Where the images of a run come from: what the loop asks, and its answer for images in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from svite.recipe import Recipe
+from svite.sparsity.scoring import seeded
+from svite.train.data import Data, augmented, order
+
+Batch = tuple[Float[Tensor, "image channel height width"], Int[Tensor, " image"]]
+Sequenced = TypeVar("Sequenced")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of what all processes do together."""
+
+    rank: int = 0
+    of: int = 1
+
+    def part(self, everything: Sequenced) -> Sequenced:
+        """Every so manieth, from this process's first on."""
+        return everything[self.rank :: self.of]
+
+
+class Source(Protocol):
+    """Images, as a function of (seed, epoch, number of the batch) and of nothing else: not of how many processes."""
+
+    def __len__(self) -> int:
+        """Training images an epoch."""
+
+    def batches(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+        """A process's share of each whole batch of an epoch, from batch `first` on."""
+
+    def validation(self, share: Share) -> Iterator[Batch]:
+        """A process's share of the validation images: each image once over all processes."""
+
+
+class InMemory:
+    """A `Data` folder's images, turned, zoomed and shifted."""
+
+    def __init__(self, data: Data, recipe: Recipe, seed: int) -> None:
+        self.data, self.recipe, self.seed = data, recipe, seed
+        self.train = data.train.first(recipe.images)
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def batches(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
+        """A process's share of each whole batch of an epoch, from batch `first` on."""
+        size, whole = self.recipe.batch, len(self) // self.recipe.batch
+        visited = order(len(self), self.seed, epoch)
+        for number in range(first, whole):
+            chosen = visited[number * size : (number + 1) * size]
+            generator = seeded(self.seed, epoch * whole + number, "augmentation")
+            images = augmented(self.train.images[chosen], self.recipe, generator)
+            yield self.data.normalised(share.part(images)), share.part(self.train.labels[chosen])
+
+    def validation(self, share: Share, batch: int = 250) -> Iterator[Batch]:
+        """A process's share of the validation images, in order."""
+        held = self.data.validation
+        parts = zip(share.part(held.images).split(batch), share.part(held.labels).split(batch), strict=True)
+        yield from ((self.data.normalised(images), labels) for images, labels in parts)
