@@ -1,7 +1,7 @@
 """How a model is trained, as a parameter file says it. Imports no torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -16,7 +16,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
-    def of(cls, **values: Any) -> Self:
+    def of(cls, **values: Any) -> Any:
         """As the constructor; ValueError with one sentence for a human where that fails."""
         return parse(cls, values, cls.__name__.lower())
 
@@ -78,7 +78,7 @@ class Recipe(Strict):
     compile: bool = False
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> Self:
+    def _batch_divides(self) -> Any:
         if self.batch % self.accumulate:
             raise ValueError(f"a batch of {self.batch} does not divide into {self.accumulate} parts")
         if self.mixing and self.batch // self.accumulate % 2:
