@@ -114,6 +114,7 @@ class Model(Strict):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
+    pretrained: bool = Field(default=False, description="start from timm's own weights")
 
     @property
     def arguments(self) -> dict[str, Any]:
