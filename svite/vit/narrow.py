@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from svite.sparsity.layers import plain_name
+from svite.sparsity.sharded import is_sharded
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.structure import HEADS, NEURONS
 
@@ -40,12 +41,16 @@ def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
     The numbers are those of the masked run up to rounding (dropout inside of a layer draws others). Steps that look at
     gradients of the dead run whole, as do evaluation, compiled models, and layers with a gate or a norm between their
     two linear layers.
+
+    Raises ValueError naming a layer whose parameters are sharded.
     """
     handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
         for kind, what, view in ((Attention, HEADS, _narrow_attention), (Mlp, NEURONS, _narrow_mlp)):
             unit = f"{plain_name(name)}.{what}"
             if isinstance(module, kind) and unit in sparsifier.units and _is_plain(module):
+                if is_sharded(sparsifier.weights.values()):
+                    raise ValueError(f"{name} is sharded by FSDP2, which gathers whole layers; it can't be narrow.")
                 enter = _Enter(sparsifier, unit, view)
                 handles += [
                     module.register_forward_pre_hook(enter),
