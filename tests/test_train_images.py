@@ -12,6 +12,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
+from timm.data.auto_augment import _RAND_INCREASING_TRANSFORMS, _RAND_TRANSFORMS, AugmentOp
 from timm.data.distributed_sampler import RepeatAugSampler
 from tiny import vit
 from tiny_images import CLASSES, CONFIG, SPLITS, class_folders, epoch_of, loaded, same
@@ -239,6 +241,15 @@ def test_what_can_not_be_read_is_refused_in_one_sentence(root, offline, spoil, a
 def test_views_that_timm_does_not_know_are_refused(root, views):
     with pytest.raises(ValueError, match=r"recipe\.views: timm knows no such views"):
         loaded(here(root), views=Views(**views))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("magnitude", [0, 9, 10])
+def test_every_augmentation_bears_every_magnitude(mode, magnitude):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)).convert(mode)
+    for name in {*_RAND_TRANSFORMS, *_RAND_INCREASING_TRANSFORMS, "PosterizeOriginal"}:
+        change = AugmentOp(name, prob=1.0, magnitude=magnitude, hparams={"img_mean": (128,) * len(mode)})
+        assert change(image).size == (8, 8)
 
 
 def test_channels_that_no_file_has_are_refused(root):

@@ -75,14 +75,19 @@ def _sample(file: BinaryIO, key: str, parts: dict[str, tarfile.TarInfo]) -> Samp
     return Sample(key, label, picture.offset_data, picture.size)
 
 
-@lru_cache(maxsize=8)
 def index(url: str, cache: Cache) -> list[Sample]:
     """What the shard at `url` holds, remembered in the cache folder.
 
     Raises Unavailable.
     """
-    stamp = Path(url).stat().st_mtime_ns if is_local(url) and Path(url).exists() else 0
-    stored = cache.folder / "index" / f"{hashlib.sha256(f'{url}/{stamp}'.encode()).hexdigest()[:32]}.json"
+    path = Path(url)
+    return _index(url, path.stat().st_mtime_ns if path.exists() else 0, cache)
+
+
+@lru_cache(maxsize=8)
+def _index(url: str, written: int, cache: Cache) -> list[Sample]:
+    key = hashlib.sha256(f"{url}/{written}".encode()).hexdigest()
+    stored = cache.folder / "index" / f"{key[:32]}.json"
     if stored.exists():
         return [Sample(*each) for each in json.loads(stored.read_text())]
     with cache.open(url) as file:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform, resolve_data_config
+from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
@@ -37,6 +38,14 @@ def _moments(config: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
     channels = config["input_size"][0]
     found = {name: tuple(config[name]) for name in ("mean", "std")}
     return {name: each if len(each) == channels else (fmean(each),) * channels for name, each in found.items()}
+
+
+def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """timm's operation, which asks for no bits at all at the highest magnitude: black, but an error since Pillow 13."""
+    return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
+
+
+NAME_TO_OP |= dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), posterize)
 
 
 def training_view(views: Views, config: Mapping[str, Any]) -> Transform:
