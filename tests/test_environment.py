@@ -85,5 +85,5 @@ def test_every_import_is_declared():
     modules = set().union(*map(imported, sources())) - set(sys.stdlib_module_names) - local
     homes = packages_distributions()
     used = {module: {plain(name) for name in homes.get(module, (module,))} for module in modules}
-    known = set(declared("onnx", "peers", "test"))
+    known = set(declared(*PROJECT["optional-dependencies"]))
     assert {module: names for module, names in used.items() if not names & known} == {}

@@ -39,6 +39,12 @@ def views_of(source: Loaded, epoch: int = 0) -> torch.Tensor:
     return torch.cat([views for views, _ in epoch_of(source, epoch)])
 
 
+def children() -> list[psutil.Process]:
+    """Processes that read images: those in a group of their own, so that what is sent to the training's misses them."""
+    gc.collect()  # theirs end with what they belong to
+    return [each for each in psutil.Process().children(recursive=True) if os.getpgid(each.pid) == each.pid]
+
+
 @WORKERS
 def test_the_number_of_workers_changes_no_byte(root):
     alone = loaded(here(root))
@@ -73,22 +79,35 @@ def test_an_epoch_entered_in_the_middle_is_its_tail(root):
 def test_workers_go_on_to_the_next_epoch_and_give_what_new_ones_would(root):
     source = loaded(here(root, workers=1))
     epoch_of(source, 0)
-    (stream,) = source.streams.values()
-    [*source.validation(Share())]
+    stream = source.ahead.stream
+    list(source.validation(Share()))
     assert same(epoch_of(source, 1), epoch_of(loaded(here(root)), 1))
-    assert [*source.streams.values()] == [stream]
+    assert source.ahead.stream is stream
     assert same(epoch_of(source, 5), epoch_of(loaded(here(root)), 5))
-    assert stream not in source.streams.values()
+    assert source.ahead.stream is not stream
+
+
+@WORKERS
+def test_workers_end_with_what_they_belong_to_and_before_the_garbage_collector_comes_to_them(root):
+    source = loaded(here(root, workers=1))
+    source.circle = source.batches(0, 0, Share())  # as a loop has it
+    next(source.circle)
+    ahead = source.ahead
+    assert len(children()) == 1
+    del source
+    assert not children()
+    assert ahead.stream is None
 
 
 def test_orders_and_views_are_of_a_seed_and_an_epoch(root):
     source, other = loaded(here(root)), loaded(here(root), seed=1)
-    assert torch.equal(source.order(0), loaded(here(root)).order(0))
-    assert sorted(source.order(0).tolist()) == list(range(24))
-    for changed in (source.order(1), other.order(0)):
-        assert not torch.equal(source.order(0), changed)
+    assert torch.equal(source.epochs.order(0), loaded(here(root)).epochs.order(0))
+    assert sorted(source.epochs.order(0).tolist()) == list(range(24))
+    for changed in (source.epochs.order(1), other.epochs.order(0)):
+        assert not torch.equal(source.epochs.order(0), changed)
     by_image = [
-        views_of(each, epoch)[each.order(epoch).argsort()] for each, epoch in ((source, 0), (source, 1), (other, 0))
+        views_of(each, epoch)[each.epochs.order(epoch).argsort()]
+        for each, epoch in ((source, 0), (source, 1), (other, 0))
     ]
     for changed in by_image[1:]:
         assert (by_image[0] != changed).flatten(1).any(1).all()
@@ -98,7 +117,7 @@ def test_repeated_views_follow_each_other_and_differ(root):
     source = loaded(here(root), views=Views(repeats=2))
     (views, labels), *others = epoch_of(source)
     assert len(others) == 5  # as many views as without repeats
-    assert torch.equal(source.order(0)[0::2], source.order(0)[1::2])
+    assert torch.equal(source.epochs.order(0)[0::2], source.epochs.order(0)[1::2])
     assert torch.equal(labels[0::2], labels[1::2])
     assert (views[0::2] != views[1::2]).flatten(1).any(1).all()
 
@@ -109,7 +128,7 @@ def test_repeats_are_those_of_timm(root, monkeypatch):
     timms.set_epoch(5)
     visited = torch.randperm(24, generator=torch.Generator().manual_seed(5))
     monkeypatch.setattr(source.train, "order", lambda chosen, seed, epoch: visited)
-    assert source.order(0).tolist() == [*timms]
+    assert source.epochs.order(0).tolist() == [*timms]
 
 
 def draw() -> tuple[float, float, float]:
@@ -140,7 +159,7 @@ def test_the_random_numbers_of_the_training_are_not_touched(root, workers):
 def test_fewer_images_are_chosen_evenly(root):
     source = loaded(here(root), images=6)
     assert len(source) == 6
-    assert sorted(source.order(0).tolist()) == [0, 4, 9, 13, 18, 23]
+    assert sorted(source.epochs.order(0).tolist()) == [0, 4, 9, 13, 18, 23]
     assert len(loaded(here(root), images=99)) == 24
 
 
@@ -282,7 +301,7 @@ def test_an_unreadable_image_ends_the_training_by_its_name(spoilt, workers):
 @WORKERS
 def test_or_it_is_left_out_and_counted(spoilt, capsys):
     source = loaded(here(spoilt, unreadable="skip"))
-    batches, order = epoch_of(source), source.order(0).tolist()
+    batches, order = epoch_of(source), source.epochs.order(0).tolist()
     assert [len(labels) for _, labels in batches] == [4] * 6
     place = order.index(10)
     after = order[(place + 1) % 24]
@@ -312,12 +331,6 @@ def test_where_nothing_can_be_read_that_is_said(root):
 
 
 # Workers
-
-
-def children() -> list[psutil.Process]:
-    """Processes that read images: those in a group of their own, so that what is sent to the training's misses them."""
-    gc.collect()  # earlier tests' end with what they belong to
-    return [each for each in psutil.Process().children(recursive=True) if os.getpgid(each.pid) == each.pid]
 
 
 @WORKERS

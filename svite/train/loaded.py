@@ -1,25 +1,23 @@
-"""Images that are read from files as they are needed, by processes that run ahead of the training."""
+"""Images that are read from files as they are needed."""
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from itertools import count
 from typing import Any
+from weakref import finalize
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from svite.recipe import Images, Recipe
-from svite.train.cache import Unavailable
 from svite.train.data import evenly
 from svite.train.shards import Shards
 from svite.train.source import Batch, Share
 from svite.train.stored import Stored, files, hugging_face, torchvision
-from svite.train.views import Seen, Viewed, Wanted, collate, evaluation_view, random_numbers_kept, training_view
+from svite.train.views import Seen, Viewed, Wanted, evaluation_view, random_numbers_kept, training_view
+from svite.train.workers import delivered
 
 KINDS = {"": files, "torch": torchvision, "hfds": hugging_face, "shards": Shards}
-DIED = ("exited unexpectedly", "is killed by signal")  # in what torch says of a worker
 
 
 def stored(images: Images, split: str) -> Stored:
@@ -49,26 +47,12 @@ def refuse_other_classes(train: Stored, held: Stored, images: Images) -> None:
         raise ValueError(f"'{images.train}' and '{images.validation}' differ in their classes: {odd[0]}, for one.")
 
 
-class Loaded:
-    """Images in files, and timm's random views of them; a batch is the same bytes whoever makes it.
+class Epochs:
+    """Which image stands where in each epoch, as a function of the seed."""
 
-    `skipped` counts the images that could not be read and were left out. `model_config` is `views.config(model)`.
-
-    Raises ValueError or FileNotFoundError for images that can't be had, Unavailable for shards that can't.
-    """
-
-    def __init__(self, images: Images, recipe: Recipe, seed: int, model_config: Mapping[str, Any]) -> None:
-        self.images, self.recipe, self.seed, self.skipped = images, recipe, seed, 0
-        self.train, self.held = stored(images, images.train), stored(images, images.validation)
-        refuse_other_classes(self.train, self.held, images)
-        self.chosen = evenly(len(self.train), min(recipe.images or len(self.train), len(self.train)))
-        shape = tuple(model_config["input_size"])
-        self.training = Viewed(self.train.read, training_view(recipe.views, model_config), shape, seed)
-        self.evaluation = Viewed(self.held.read, evaluation_view(model_config), shape, seed)
-        self.streams: dict[tuple[int, int, Share], Iterator[Seen]] = {}  # by the batch that each gives next
-
-    def __len__(self) -> int:
-        return len(self.chosen)
+    def __init__(self, train: Stored, recipe: Recipe, seed: int) -> None:
+        self.train, self.recipe, self.seed = train, recipe, seed
+        self.chosen = evenly(len(train), min(recipe.images or len(train), len(train)))
 
     def order(self, epoch: int) -> Int[Tensor, " image"]:
         """The images of an epoch, by their numbers in the split.
@@ -79,70 +63,108 @@ class Loaded:
         visited = self.train.order(self.chosen, self.seed, epoch)
         return visited.repeat_interleave(self.recipe.views.repeats)[: len(visited)]
 
+    def positions(self, number: int, share: Share) -> range:
+        """A process's share of a batch, as positions in the epoch."""
+        return share.part(range(number * self.recipe.batch, (number + 1) * self.recipe.batch))
+
+    @property
+    def whole(self) -> int:
+        """Whole batches of an epoch."""
+        return len(self.chosen) // self.recipe.batch
+
+    def wanted(self, epoch: int, first: int, share: Share) -> Iterator[list[Wanted]]:
+        """A process's share of each batch, from one on and without end."""
+        for now in count(epoch):
+            order = self.order(now)
+            for number in range(first, self.whole):
+                self.train.expect(order[number * self.recipe.batch :])
+                yield [Wanted(now, at, self.train.places[int(order[at])]) for at in self.positions(number, share)]
+            first = 0
+
+
+class Ahead:
+    """The batches of the training, made ahead from wherever it is: while others validate too, across epochs."""
+
+    def __init__(self, epochs: Epochs, viewed: Viewed, workers: int) -> None:
+        self.epochs, self.viewed, self.workers = epochs, viewed, workers
+        self.stream: Generator[Seen] | None = None
+        self.next = (0, 0, Share())
+
+    def take(self, epoch: int, number: int, share: Share) -> Seen:
+        """A process's share of a batch; if it is not the one after the last, workers begin anew from there."""
+        if self.stream is None or self.next != (epoch, number, share):
+            self.close()
+            self.stream = delivered(self.viewed, self.epochs.wanted(epoch, number, share), self.workers)
+        seen = next(self.stream)
+        self.next = (epoch, number + 1, share) if number + 1 < self.epochs.whole else (epoch + 1, 0, share)
+        return seen
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.stream is not None:
+            self.stream.close()
+        self.stream = None
+
+
+class Loaded:
+    """Images in files, and timm's random views of them; a batch is the same bytes whoever makes it.
+
+    `skipped` counts the images that could not be read and were left out. `model_config` is `views.config(model)`.
+
+    Raises ValueError or FileNotFoundError for images that can't be had, Unavailable for shards that can't.
+    """
+
+    def __init__(self, images: Images, recipe: Recipe, seed: int, model_config: Mapping[str, Any]) -> None:
+        self.images, self.recipe, self.skipped = images, recipe, 0
+        self.train, self.held = stored(images, images.train), stored(images, images.validation)
+        refuse_other_classes(self.train, self.held, images)
+        shape = tuple(model_config["input_size"])
+        self.training = Viewed(self.train.read, training_view(recipe.views, model_config), shape, seed)
+        self.evaluation = Viewed(self.held.read, evaluation_view(model_config), shape, seed)
+        self.epochs = Epochs(self.train, recipe, seed)
+        self.ahead = Ahead(self.epochs, self.training, images.workers)
+        finalize(self, self.ahead.close)  # a worker that the garbage collector ends is waited for, in vain
+
+    def __len__(self) -> int:
+        return len(self.epochs.chosen)
+
     def batches(self, epoch: int, first: int, share: Share) -> Iterator[Batch]:
         """A process's share of each whole batch of an epoch, from batch `first` on.
 
         Raises ValueError for an image that can't be read, if that is to be fatal; RuntimeError for a worker that died.
         """
-        size, whole = self.recipe.batch, len(self) // self.recipe.batch
-        order, before = self.order(epoch), self.skipped
-        stream = self.streams.pop((epoch, first, share), None)
-        if stream is None:
-            self.streams.clear()
-            stream = delivered(self._loader(self.training, self._wanted(epoch, first, share)))
-        for number in range(first, whole):
-            seen = next(stream)
-            for slot, position in enumerate(share.part(range(number * size, (number + 1) * size))):
+        order, before = self.epochs.order(epoch), self.skipped
+        for number in range(first, self.epochs.whole):
+            seen = self.ahead.take(epoch, number, share)
+            for slot, position in enumerate(self.epochs.positions(number, share)):
                 if seen.trouble[slot]:
                     self._refuse(self.train.name(int(order[position])), seen.trouble[slot])
                     seen.view[slot], seen.label[slot] = self._another(order, epoch, position)
-            if number == whole - 1:
-                self.streams[epoch + 1, 0, share] = stream  # workers go on while others validate
+            if number == self.epochs.whole - 1:
                 self._tell(before, f"epoch {epoch + 1}")
             yield seen.view, seen.label
 
-    def _wanted(self, epoch: int, first: int, share: Share) -> Iterator[list[Wanted]]:
-        """This share's part of each batch, from one on and without end."""
-        size = self.recipe.batch
-        for now in count(epoch):
-            order = self.order(now)
-            for begin in range(first * size, len(order) - size + 1, size):
-                self.train.expect(order[begin:])
-                positions = share.part(range(begin, begin + size))
-                yield [Wanted(now, at, self.train.places[int(order[at])]) for at in positions]
-            first = 0
-
     def validation(self, share: Share) -> Iterator[Batch]:
-        """A process's share of the validation images, in order and seen at the centre."""
+        """A process's share of the validation images, in order and seen at the centre.
+
+        Raises as `batches` does.
+        """
         size = max(1, self.recipe.batch // self.recipe.accumulate // share.of)
         indices, before = share.part(torch.arange(len(self.held))), self.skipped
-        parts = indices.split(size)
-        for part, seen in zip(parts, delivered(self._loader(self.evaluation, self._held(indices, size))), strict=True):
-            troubles = [(int(index), trouble) for index, trouble in zip(part, seen.trouble, strict=True) if trouble]
-            for index, trouble in troubles:
-                self._refuse(self.held.name(index), trouble)
+        batches = delivered(self.evaluation, self._held(indices, size), self.images.workers)
+        for part, seen in zip(indices.split(size), batches, strict=True):
+            for index, trouble in zip(part.tolist(), seen.trouble, strict=True):
+                if trouble:
+                    self._refuse(self.held.name(index), trouble)
             readable = torch.tensor([not trouble for trouble in seen.trouble])
             if readable.any():
-                yield (seen.view[readable], seen.label[readable]) if troubles else (seen.view, seen.label)
+                yield (seen.view, seen.label) if readable.all() else (seen.view[readable], seen.label[readable])
         self._tell(before, "validation")
 
     def _held(self, indices: Int[Tensor, " image"], size: int) -> Iterator[list[Wanted]]:
         for begin in range(0, len(indices), size):
             self.held.expect(indices[begin:])
             yield [Wanted(0, index, self.held.places[index]) for index in indices[begin : begin + size].tolist()]
-
-    def _loader(self, viewed: Viewed, wanted: Iterable[list[Wanted]]) -> DataLoader:
-        workers = self.images.workers
-        return DataLoader(
-            viewed,
-            batch_sampler=wanted,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else the seed that it gives each worker is drawn from the training's
-            worker_init_fn=_apart,
-            multiprocessing_context=_forkserver() if workers else None,
-        )
 
     def _refuse(self, name: str, trouble: str) -> None:
         if self.images.unreadable == "fatal":
@@ -161,37 +183,3 @@ class Loaded:
     def _tell(self, before: int, when: str) -> None:
         if self.skipped > before:
             print(f"{self.skipped - before} images could not be read and were left out in {when}.", flush=True)
-
-
-def delivered(loader: DataLoader) -> Iterator[Seen]:
-    """What workers deliver.
-
-    Raises Unavailable for a shard that one could not have; RuntimeError, in one sentence, for a worker that died.
-    """
-    try:
-        for seen in loader:
-            if isinstance(seen, Unavailable):
-                raise seen
-            yield seen
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:  # the others: while it handed over
-        if isinstance(error, RuntimeError) and not any(said in str(error) for said in DIED):
-            raise
-        raise RuntimeError(
-            "A process that reads images has died, of too little memory most likely; take fewer data.workers, or give "
-            "the machine (the container's /dev/shm too) more. The last checkpoint stands."
-        ) from error
-
-
-def _forkserver() -> Any:
-    """Where workers come from: a process without threads, which has imported once what they need.
-
-    To fork this one would not be safe beside its threads; a fresh interpreter takes seconds, each time.
-    """
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["svite.train.loaded"])
-    return context
-
-
-def _apart(worker: int) -> None:
-    """Let no signal reach a worker that is meant for the training: it first saves, and then ends its workers."""
-    os.setpgid(0, 0)
