@@ -11,7 +11,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks import __main__, deployed, inference, latency, memory, peers, peers_runtime, step, update
+from benchmarks import __main__, deployed, inference, latency, loading, memory, peers, peers_runtime, step, update
 from benchmarks import card as card_of
 from benchmarks.claim import Claim, table
 from benchmarks.interleave import interleave, spread
@@ -144,7 +144,8 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     result = json.loads(output.read_text())
     assert result["machine"]["threads"] == 1
     bounds = [memory.BOUND] * 2 + [None, None, step.BOUND, None, None, 1.0, 1.0]
-    floors = [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
+    floors = [loading.FLOOR_OF_TIMM, loading.FLOOR_OF_STEP, None]  # of images that are read
+    floors += [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
     floors += [2.0, 3.8, 7.0, 3.0] * 2  # of layers
     floors += [0.97, 0.97, 0.97, 1.5, 2.4, 3.2, 3.5, 0.97, 0.97, 0.97, 0.97, 1.8, 0.97, 1.8, 3.0]  # of whole models
     assert [claim["bound"] for claim in result["claims"]] == bounds + [None] * len(floors)
