@@ -90,8 +90,12 @@ class Images(Strict):
     """Images that are read as they are needed: a folder of class folders, tar files, or what timm's names stand for.
 
     `name` is empty for `root/train` and `root/validation`, each a folder of class folders or a tar file of them; for
-    others it is timm's: `torch/cifar10`, `hfds/owner/name`. `shards` are tar files of WebDataset, on a disk or in
-    object storage: then `train` and `validation` are patterns below `root`, `train-{0000..1023}.tar` say.
+    others it is timm's: `torch/cifar10` (whose `validation` is its test set), `hfds/owner/name`, `hfds/./folder`;
+    `root` is then where the data set is, or its cache. Nothing is downloaded for `torch/`.
+
+    `shards` are tar files of WebDataset, on a disk or in any storage of fsspec (`s3://bucket/folder`): `train` and
+    `validation` are patterns below `root`, `train-{0000..1023}.tar` say, or splits of timm's `_info.json` there. Where
+    none tells how many samples a shard has, all are read once to count.
     """
 
     name: str = ""
@@ -99,14 +103,9 @@ class Images(Strict):
     train: str = "train"
     validation: str = "validation"
     workers: Annotated[int, Field(ge=0)] = Field(default=4, description="processes that decode, a training process")
-    unreadable: Literal["fatal", "skip"] = "fatal"
-    cache: str | None = Field(default=None, description="folder for shards from elsewhere")
-    cache_gigabytes: PositiveFloat = 20.0
-
-    @property
-    def shards(self) -> bool:
-        """Whether these are shards of WebDataset."""
-        return self.name == "shards"
+    unreadable: Literal["fatal", "skip"] = Field(default="fatal", description="what an image is that can't be read")
+    cache: str | None = Field(default=None, description="folder for shards from elsewhere; ~/.cache/svite")
+    cache_gigabytes: PositiveFloat = Field(default=20.0, description="bound of that folder; at least four shards")
 
 
 class Model(Strict):

@@ -342,3 +342,4 @@ def test_a_killed_worker_is_told_of_in_one_sentence(root):
     worker.send_signal(signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"^A process that reads images has died.*fewer data\.workers.*checkpoint"):
         list(batches)
+    assert same(epoch_of(source), epoch_of(loaded(here(root))))  # others take its place

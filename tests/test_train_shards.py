@@ -282,6 +282,21 @@ def test_the_cache_keeps_within_its_bound_and_forgets_what_was_used_longest_ago(
     assert len(most) == 10
 
 
+def test_the_bound_holds_while_several_fetch(tmp_path, monkeypatch):
+    most, copy = [], cache_module.shutil.copyfileobj
+
+    def watched(*arguments):
+        with Cache(tmp_path, 0)._room:
+            most.append(sum(path.stat().st_size for path in (tmp_path / "files").iterdir()))
+        copy(*arguments)
+
+    monkeypatch.setattr(cache_module.shutil, "copyfileobj", watched)
+    with ThreadPoolExecutor(3) as pool:
+        fetched = [*pool.map(lambda url: Cache(tmp_path, 4500).open(url).read(1), blobs(9) * 2)]
+    assert fetched == [bytes([number]) for number in range(9)] * 2
+    assert 3000 < max(most) <= 4500
+
+
 def test_a_file_that_is_cut_short_on_the_way_is_not_kept(tmp_path, monkeypatch):
     (url,) = blobs(1)
     monkeypatch.setattr(cache_module.shutil, "copyfileobj", lambda source, target, block: target.write(b"half"))

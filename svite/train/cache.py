@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,14 +10,17 @@ from typing import BinaryIO
 import fsspec
 from filelock import FileLock
 
-from svite.store.files import whole
-
 FILES_AT_LEAST = 4  # that must have room: one that is read, two that are fetched ahead, one still in use
 BLOCK = 1 << 22
 
 
 class Unavailable(RuntimeError):
     """A file that can't be had or is not what it should be, in one sentence."""
+
+
+def said(error: Exception) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def default_folder() -> Path:
@@ -79,17 +81,28 @@ class Cache:
             except Unavailable:
                 raise
             except Exception as error:  # every kind of storage has errors of its own
-                raise Unavailable(f"{url} could not be fetched: {str(error) or type(error).__name__}") from error
+                raise Unavailable(f"{url} could not be fetched: {said(error)}") from error
 
     def _copy(self, url: str, path: Path) -> None:
         system, remote = fsspec.url_to_fs(url)
-        size = system.size(remote) or 0
-        with whole(path) as part, system.open(remote, "rb") as source:
-            self._reserve(part, size, url)
-            with part.open("r+b") as target:
+        size, part = system.size(remote) or 0, path.with_name(f".{path.name}.part")
+        self._reserve(part, size, url)
+        try:
+            with system.open(remote, "rb") as source, part.open("r+b") as target:
                 shutil.copyfileobj(source, target, BLOCK)
                 if size and target.tell() != size:
                     raise Unavailable(f"{url} has {size} bytes, of which {target.tell()} came.")
+            with self._room:
+                part.replace(path)
+        except BaseException:
+            with self._room:
+                part.unlink(missing_ok=True)
+            raise
+
+    @property
+    def _room(self) -> FileLock:
+        """For whoever adds up what is here, or changes it."""
+        return FileLock(self.folder / "room.lock")
 
     def _reserve(self, part: Path, size: int, url: str) -> None:
         """Make room for a file by removing those used longest ago, and take it at once."""
@@ -98,14 +111,13 @@ class Cache:
                 f"{url} has {size / 1e9:.2g} GB, and data.cache_gigabytes is {self.limit / 1e9:g}; "
                 f"there should be room for {FILES_AT_LEAST} such files."
             )
-        with FileLock(self.folder / "room.lock"):
+        with self._room:
             files = [(file, file.stat()) for file in part.parent.iterdir()]
             total = size + sum(found.st_size for _, found in files)
             for file, found in sorted(files, key=lambda each: each[1].st_mtime):
                 if total <= self.limit:
                     break
-                with suppress(FileNotFoundError):
-                    file.unlink()
+                file.unlink()
                 total -= found.st_size
             part.touch()
             os.truncate(part, size)

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from svite.recipe import Images, Recipe
+from svite.train.cache import said
 from svite.train.data import evenly
 from svite.train.shards import Shards
 from svite.train.source import Batch, Share
@@ -34,7 +35,7 @@ def stored(images: Images, split: str) -> Stored:
     except FileNotFoundError:
         raise
     except Exception as error:  # each library has errors of its own
-        raise ValueError(f"{what} can't be opened: {str(error).strip() or type(error).__name__}") from error
+        raise ValueError(f"{what} can't be opened: {said(error)}") from error
     if not len(found):
         raise ValueError(f"{what} has no images.")
     return found
@@ -43,7 +44,7 @@ def stored(images: Images, split: str) -> Stored:
 def refuse_other_classes(train: Stored, held: Stored, images: Images) -> None:
     """Raises ValueError where training and validation images have other classes."""
     if train.classes != held.classes:
-        odd = sorted({*train.classes} ^ {*held.classes})
+        odd = sorted({*(train.classes or ())} ^ {*(held.classes or ())}) or ["their order"]
         raise ValueError(f"'{images.train}' and '{images.validation}' differ in their classes: {odd[0]}, for one.")
 
 
@@ -95,7 +96,8 @@ class Ahead:
         if self.stream is None or self.next != (epoch, number, share):
             self.close()
             self.stream = delivered(self.viewed, self.epochs.wanted(epoch, number, share), self.workers)
-        seen = next(self.stream)
+        stream, self.stream = self.stream, None  # none stays after an error
+        seen, self.stream = next(stream), stream
         self.next = (epoch, number + 1, share) if number + 1 < self.epochs.whole else (epoch + 1, 0, share)
         return seen
 

@@ -221,7 +221,7 @@ def info(root: str) -> dict[str, dict[str, int]]:
     """The samples of each shard of each split, as timm's `_info.json` or `info.json` tells; nothing without one."""
     system, path = fsspec.url_to_fs(root)
     for name in ("_info.json", "info.json"):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, PermissionError):  # the latter of a bucket that does not tell what is in it
             splits = json.loads(system.cat_file(f"{path}/{name}")).get("splits", {})
             return {split: dict(zip(i["filenames"], i["shard_lengths"], strict=True)) for split, i in splits.items()}
     return {}

@@ -37,8 +37,9 @@ class Stored:
     `places` are what `read` takes, `classes` the names of the classes, if there are names.
     """
 
-    def __init__(self, places: Sequence[Any], read: Read, classes: Iterable[str] | None) -> None:
-        self.places, self.read, self.classes = places, read, None if classes is None else [*classes]
+    def __init__(self, places: Sequence[Any], read: Read, classes: Iterable[str] | None, title: str = "") -> None:
+        self.places, self.read, self.title = places, read, title
+        self.classes = None if classes is None else [*classes]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -46,7 +47,7 @@ class Stored:
     def name(self, index: int) -> str:
         """What to call an image before a person."""
         place = self.places[index]
-        return f"image {place}" if isinstance(place, int) else str(place)
+        return f"image {place} of {self.title}" if isinstance(place, int) else str(place)
 
     def order(self, chosen: Int[Tensor, " image"], seed: int, epoch: int) -> Int[Tensor, " image"]:
         """The order in which an epoch visits the chosen images."""
@@ -91,7 +92,7 @@ def torchvision(images: Images, split: str) -> Stored:
     found = create_dataset(images.name, root=images.root, split=split)
     if images.name in WHOLE_FOLDER and Path(found.root) == Path(images.root):
         raise FileNotFoundError(f"{images.root} has no folder '{split}'.")
-    return Stored(range(len(found)), found.__getitem__, getattr(found, "classes", None))
+    return Stored(range(len(found)), found.__getitem__, getattr(found, "classes", None), images.name)
 
 
 class Rows:
@@ -123,7 +124,7 @@ def hugging_face(images: Images, split: str) -> Stored:
     image, label = (_column(rows.features, preferred, kind) for preferred, kind in kinds.items())
     names = getattr(rows.features[label], "names", None)
     plain = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
-    return Stored(range(len(rows)), Rows(plain, image, label), names)
+    return Stored(range(len(rows)), Rows(plain, image, label), names, images.name)
 
 
 def _column(features: dict[str, Any], preferred: str, kind: type) -> str:

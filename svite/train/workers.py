@@ -37,8 +37,8 @@ def delivered(viewed: Viewed, batches: Iterable[list[Wanted]], workers: int) -> 
         if isinstance(error, RuntimeError) and not any(said in str(error) for said in DIED):
             raise
         raise RuntimeError(
-            "A process that reads images has died, of too little memory most likely; take fewer data.workers, or give "
-            "the machine (the container's /dev/shm too) more. The last checkpoint stands."
+            "A process that reads images has died: of what it said above, or else of too little memory; then take "
+            "fewer data.workers, or give the machine (the container's /dev/shm too) more. The last checkpoint stands."
         ) from error
 
 
