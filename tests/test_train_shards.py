@@ -291,8 +291,13 @@ def test_the_bound_holds_while_several_fetch(tmp_path, monkeypatch):
         copy(*arguments)
 
     monkeypatch.setattr(cache_module.shutil, "copyfileobj", watched)
+
+    def first_byte(url: str) -> bytes:
+        with Cache(tmp_path, 4500).open(url) as file:
+            return file.read(1)
+
     with ThreadPoolExecutor(3) as pool:
-        fetched = [*pool.map(lambda url: Cache(tmp_path, 4500).open(url).read(1), blobs(9) * 2)]
+        fetched = [*pool.map(first_byte, blobs(9) * 2)]
     assert fetched == [bytes([number]) for number in range(9)] * 2
     assert 3000 < max(most) <= 4500
 
@@ -303,6 +308,18 @@ def test_a_file_that_is_cut_short_on_the_way_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(Unavailable, match=r"0\.tar has 1000 bytes, of which 4 came"):
         Cache(tmp_path, 10_000).open(url)
     assert not held(Cache(tmp_path, 10_000))
+
+
+def test_what_a_killed_process_left_of_a_file_is_no_burden(tmp_path):
+    cache = Cache(tmp_path, 4500)
+    *_, url = urls = blobs(5)
+    for each in urls[:3]:
+        cache.fetch(each)
+    left = cache.path(url).with_name(f".{cache.path(url).name}.part")
+    left.write_bytes(bytes(1000))
+    with cache.open(url) as file:
+        assert file.read() == bytes([4]) * 1000
+    assert held(cache) == {"0.tar", "1.tar", "2.tar", "4.tar"}
 
 
 def test_a_bound_that_is_too_small_for_shards_is_refused(tmp_path):

@@ -72,16 +72,15 @@ class Cache:
         path = self.path(url)
         if is_local(url):
             raise Unavailable(f"{url} is missing.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f"{path.name}.lock"):
-            if path.exists():
-                return
-            try:
-                self._copy(url, path)
-            except Unavailable:
-                raise
-            except Exception as error:  # every kind of storage has errors of its own
-                raise Unavailable(f"{url} could not be fetched: {said(error)}") from error
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f"{path.name}.lock"):
+                if not path.exists():
+                    self._copy(url, path)
+        except Unavailable:
+            raise
+        except Exception as error:  # every kind of storage has errors of its own
+            raise Unavailable(f"{url} could not be fetched into {self.folder}: {said(error)}") from error
 
     def _copy(self, url: str, path: Path) -> None:
         system, remote = fsspec.url_to_fs(url)
@@ -105,16 +104,17 @@ class Cache:
         return FileLock(self.folder / "room.lock")
 
     def _reserve(self, part: Path, size: int, url: str) -> None:
-        """Make room for a file by removing those used longest ago, and take it at once."""
+        """Make room for a file by removing those used longest ago (what is being fetched last), and take it at once."""
         if FILES_AT_LEAST * size > self.limit:
             raise Unavailable(
                 f"{url} has {size / 1e9:.2g} GB, and data.cache_gigabytes is {self.limit / 1e9:g}; "
                 f"there should be room for {FILES_AT_LEAST} such files."
             )
         with self._room:
+            part.unlink(missing_ok=True)  # what a killed process left
             files = [(file, file.stat()) for file in part.parent.iterdir()]
             total = size + sum(found.st_size for _, found in files)
-            for file, found in sorted(files, key=lambda each: each[1].st_mtime):
+            for file, found in sorted(files, key=lambda each: (each[0].suffix == ".part", each[1].st_mtime)):
                 if total <= self.limit:
                     break
                 file.unlink()
