@@ -57,17 +57,19 @@ def train(
     folder: str | Path = "scratch",
     start: str | Path | None = None,
     checkpoint: str | Path | None = None,
+    shard: bool = False,
 ) -> Trained:
     """Train a run and write its model, metrics and curves below `folder`.
 
     A run that was stopped goes on from its checkpoint; a finished one leaves none. By default every run has one of its
-    own in `.scratch`; at a `checkpoint` that is named, one of other settings is refused.
+    own in `.scratch`; at a `checkpoint` that is named, one of other settings is refused. Several processes `shard` the
+    weights and the optimizer's state among them (FSDP2), or each hold all (DDP).
 
     Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`; nothing is written then.
     """
     folder = Path(folder)
     before = images_before(start)
-    loop = Loop(run, source_for(run, data), start)
+    loop = Loop(run, source_for(run, data), start, shard)
     checkpoint = checkpoint or folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
     trained = loop.fit(checkpoint, settings(run, data, start))
     if loop.accelerator.is_main_process:
