@@ -1,12 +1,15 @@
 """Training in processes of its own, started from one: a notebook, or a command line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from svite.store.files import write
 from svite.study import Training
+
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # with torchrun's own, gloo hangs after a restart (torch 2.13)
 
 
 def launch(training: Training, folder: str | Path, processes: int, shard: bool = False) -> None:
@@ -21,7 +24,8 @@ def launch(training: Training, folder: str | Path, processes: int, shard: bool =
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "svite.train", "--params", str(params), "--output", str(folder), *(["--shard"] if shard else [])]
     said: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ | OWN_STORE}
+    with subprocess.Popen(command, **options) as running:
         try:
             for line in running.stdout:
                 said.append(line.rstrip())

@@ -39,12 +39,12 @@ class Stopped(Exception):
 
 
 @contextmanager
-def asked_to_end(loop: "Loop") -> Iterator[None]:
+def until_asked(loop: "Loop") -> Iterator[None]:
     """Let SIGTERM end the loop after the step that it is in. (Signals reach the main thread only.)"""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: setattr(loop, "stopping", True))
+    before = signal.signal(signal.SIGTERM, lambda *_: setattr(loop, "asked_to_end", True))
     try:
         yield
     finally:
@@ -61,6 +61,17 @@ class Trained:
     epochs: list[dict[str, float | int]]
     images: int
     macs: float
+
+
+@contextmanager
+def naming_the_last_good(checkpoint: str | Path | None) -> Iterator[None]:
+    """Let Diverged say where training can go on from."""
+    try:
+        yield
+    except Diverged as error:
+        state = last_good(checkpoint) if checkpoint is not None else None
+        stands = f"The last good checkpoint is {checkpoint}, after step {state['loop']['step']}." if state else ""
+        raise Diverged(f"{error} {stands or 'There is no checkpoint before it.'}") from None
 
 
 class Loop:
@@ -101,7 +112,8 @@ class Loop:
         self.autocast = torch.autocast(device.type, half, enabled=half is not None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
         self.step, self.spent, self.loss_sum, self.rows = 0, 0.0, 0.0, []
-        self.loss, self.saving, self.stopping, self.batches = 0.0, False, False, self._from_here_on()
+        self.loss, self.batches = 0.0, self._from_here_on()
+        self.saving = self.stopping = self.asked_to_end = False
 
     def _checked_steps(self) -> int:
         batch, processes, parts = self.recipe.batch, self.share.of, self.recipe.accumulate
@@ -127,7 +139,7 @@ class Loop:
         images, labels = self.objective.mixed(images, labels, seed)
         self.schedule.step_update(self.step)
         anneal(self.model, self.step / self.steps)
-        agreed = together(self.accelerator, self._backward(images, labels), self.saving, self.stopping)
+        agreed = together(self.accelerator, self._backward(images, labels), self.saving, self.asked_to_end)
         self.loss, self.saving, self.stopping = agreed[0], agreed[1] > 0, agreed[2] > 0
         if not math.isfinite(self.loss):
             raise Diverged(
@@ -245,7 +257,7 @@ class Loop:
         writer = Writer(checkpoint) if checkpoint is not None and self.accelerator.is_main_process else None
         progress = Progress(self.epochs, self.step / self.per_epoch, self.accelerator.is_main_process)
         self.model.train()
-        with asked_to_end(self), writer or nullcontext():
+        with naming_the_last_good(checkpoint), until_asked(self), writer or nullcontext():
             while self.step < self.steps:
                 self._go_on(writer, progress)
         images = self.steps * self.recipe.batch
