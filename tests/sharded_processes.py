@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -35,15 +36,14 @@ COLLECTIVES = {"all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", 
 FULL = StateDictOptions(full_state_dict=True)
 
 
-def sharded(model: nn.Module, alone: tuple[str, ...] = (), mesh: DeviceMesh | None = None) -> nn.Module:
-    """Block by block, and evaluated once, which leaves the parameters outside of the blocks gathered.
+def sharded(model: nn.Module, apart: Sequence[str] = ("blocks.0",), mesh: DeviceMesh | None = None) -> nn.Module:
+    """Some parts gathered each by itself, and evaluated once, which leaves the other parameters gathered.
 
-    In one process the model stays plain. Parts of a block that are named in `alone` are gathered by themselves.
+    In one process the model stays plain.
     """
     if dist.get_world_size() > 1:
-        parts = [block.get_submodule(name) for block in model.blocks for name in alone]
-        for module in (*parts, *model.blocks, model):
-            fully_shard(module, mesh=mesh)
+        for name in (*apart, ""):
+            fully_shard(model.get_submodule(name), mesh=mesh)
     evaluate(model)
     return model
 
@@ -233,7 +233,8 @@ def main(rank: int, ranks: int, folder: Path) -> None:
     of_two = found if ranks == 2 else torch.load(folder / "0 of 2.pt", weights_only=True)
     found["resumed"] = {method: trained(method, sharded(vit()), of_two[method]["saved"]) for method in RESUMED}
     if ranks < 4:
-        found["narrow"] = trained("s2vite", sharded(vit(), alone=("attn", "mlp.fc1")), narrow=True)
+        found["narrow"] = trained("s2vite", sharded(vit(), ["blocks.0.attn", "blocks.0.mlp.fc1"]), narrow=True)
+        found["at once"] = trained("s2vite", sharded(vit(), []))
         found["attached"] = attached(sharded(vit()))
     if ranks == 4:
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "shard"))

@@ -124,6 +124,11 @@ def test_narrow_layers_train_alike_also_where_parts_of_them_are_gathered_alone(o
     assert all(agree(rank["narrow"], one["s2vite"]) for rank in two)
 
 
+def test_heads_and_neurons_are_born_too_where_evaluation_has_left_all_gathered(one, two):
+    assert all(agree(rank["at once"], one["s2vite"]) for rank in two)
+    assert sum(row["born"] for row in one["s2vite"]["summary"]) > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_state_is_that_of_whole_parameters(method, one, two):
     whole = one[method]["saved"]["sparsifier"]
