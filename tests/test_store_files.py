@@ -15,7 +15,8 @@ from tiny_runs import MODEL, a_run, data, files_of
 from svite.recipe import Model
 from svite.store.files import sha256, whole, write
 from svite.store.saved import load
-from svite.train.store import build, load_checkpoint, load_model, save_checkpoint, save_model
+from svite.train.checkpoint import load_checkpoint, save_checkpoint
+from svite.train.store import build, load_model, save_model
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
@@ -47,7 +48,8 @@ from svite.train import results
 from svite.train.data import Data
 from svite.train.digits import write_digits
 from svite.store.files import write
-from svite.train.store import build, save_checkpoint, save_model
+from svite.train.checkpoint import save_checkpoint
+from svite.train.store import build, save_model
 folder = Path(sys.argv[3])
 data, model = Data(sys.argv[2], channels=1, size=12), build(a_run("dense").model)
 data.train
@@ -77,10 +79,11 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     arguments = [sys.executable, "-c", FULL, str(Path(__file__).parent), str(images), str(out)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     said = json.loads(done.stdout.splitlines()[-1])
-    names = ["note.txt", "run.ckpt", "m.safetensors", "train.tar", ".ckpt"]
+    names = ["note.txt", "run.ckpt", "m.safetensors", "train.tar", "dense-0.safetensors"]
     assert len(said) == len(names)
     for name, sentence in zip(names, said, strict=True):
         assert f"{name} could not be written: File too large" in sentence
+    assert "No new checkpoint, training goes on: " in done.stdout
     assert files_of(out) == before
 
 

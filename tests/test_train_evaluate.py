@@ -101,14 +101,26 @@ def test_the_data_are_described_in_numbers(images, tmp_path):
     assert len(describe.figure(images).axes) == 6
 
 
-def test_a_line_an_epoch_says_how_long_is_left(monkeypatch):
+def test_a_line_an_epoch_says_how_long_is_left(monkeypatch, capsys):
     now = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     progress = Progress(epochs=15, done=2)
     now[0] = 110.0
-    line = progress.line(4, 0.5, 93.21, 0.3)
+    progress.show(4, 0.5, 93.21, 0.3)
+    line = capsys.readouterr().out.rstrip()
     assert line == "epoch  4/15  loss 0.500  validation 93.2 %  density 0.300  5.0 s/epoch  ETA 0:55"
     assert line.startswith(MARK)
+
+
+def test_long_epochs_have_a_line_a_minute(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    progress = Progress(epochs=300, done=1.0)
+    silent = Progress(epochs=300, done=1.0, speaks=False)
+    for now[0] in range(0, 180, 30):
+        progress.tick(1 + now[0] / 1200, 2.0)
+        silent.tick(1 + now[0] / 1200, 2.0)
+    assert capsys.readouterr().out.splitlines() == ["epoch 1.07/300  loss 2.000  1200.0 s/epoch  ETA 99:38:30"]
 
 
 # What a notebook makes when it is run by itself

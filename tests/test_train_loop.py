@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 import torch
 from tiny import same, weights_of
-from tiny_runs import MODEL, a_run, data, data_folder, files_of
+from tiny_runs import MODEL, a_run, data, data_folder, files_of, loop_of
 
 from svite.recipe import Model
-from svite.train import budget, loop, results
+from svite.train import budget, results
+from svite.train.checkpoint import save_checkpoint
 from svite.train.data import Data
 from svite.train.loop import Loop
+from svite.train.source import Share
 from svite.train.store import load_model
 from svite.vit.cost import macs
 
@@ -48,15 +50,15 @@ def steps_of(made: Loop, count: int) -> None:
 def test_resuming_from_any_step_is_bit_for_bit_the_uninterrupted_run(method, optimizer, images, tmp_path, half):
     start = half if method == "taylor" else None
     run = a_run(method, optimizer=optimizer)
-    whole, saved = Loop(run, images, start), []
+    whole, saved = loop_of(run, images, start), []
     while whole.step < whole.steps:
         steps_of(whole, 1)
         path = tmp_path / f"{whole.step}.ckpt"
-        loop.save_checkpoint(path, whole.state_dict())
+        save_checkpoint(path, {"settings": {}, "loop": whole.state_dict()})
         saved.append(path)
     assert whole.sparsifier.updates
     for path in saved[:-1:2]:
-        resumed = Loop(run, images, start)
+        resumed = loop_of(run, images, start)
         resumed.fit(path)
         assert same(weights_of(whole.plain_model), weights_of(resumed.plain_model)), path
         assert resumed.rows == whole.rows
@@ -69,18 +71,19 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tiny_runs import a_run, data
-from svite.train import loop, results
+from svite.train import checkpoint, loop, results
 from svite.train.data import Data
 loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-write, left = loop.save_checkpoint, 9
-def save_then_die(path, state):
+write, left = checkpoint.Writer.save, 9
+def save_then_die(writer, state):
     global left
-    write(path, state)
+    write(writer, state)
     left -= 1
     if not left:
         import os, signal
+        writer.wait()
         os.kill(os.getpid(), signal.SIGKILL)
-loop.save_checkpoint = save_then_die
+checkpoint.Writer.save = save_then_die
 results.train(a_run("svite", rotate=20.0), Data(sys.argv[2], channels=1, size=12), Path(sys.argv[3]))
 """
 
@@ -89,9 +92,8 @@ def test_a_process_killed_in_mid_run_is_resumed_to_the_same_files(images, tmp_pa
     run, cut, straight = a_run("svite", rotate=20.0), tmp_path / "cut", tmp_path / "straight"
     arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(images.folder), str(cut)]
     assert subprocess.run(arguments, check=False, capture_output=True).returncode == -signal.SIGKILL
-    assert [path.name for path in cut.rglob("*") if path.is_file()] == [
-        f"svite-0.5-0-{results.identity(run, images, None)}.ckpt"
-    ]
+    name = f"svite-0.5-0-{results.identity(run, images, None)}.ckpt"
+    assert sorted(path.name for path in cut.rglob("*") if path.is_file()) == [name, f"{name}.previous"]
     steps = []
     advance = Loop.advance
     monkeypatch.setattr(Loop, "advance", lambda self: steps.append(self.step) or advance(self))
@@ -99,7 +101,7 @@ def test_a_process_killed_in_mid_run_is_resumed_to_the_same_files(images, tmp_pa
     assert steps[0] == 9
     results.train(run, images, straight)
     assert files_of(cut) == files_of(straight)
-    assert not list(cut.rglob("*.ckpt"))
+    assert not list(cut.rglob("*.ckpt*"))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [f"epoch {n}/4" for n in (2, 3, 4, 1, 2, 3, 4)]
 
@@ -168,14 +170,14 @@ def test_omp_costs_what_dense_halves_and_sparse_halves_cost(images, half, tmp_pa
 
 
 def test_a_training_step_looks_at_dead_weights_only_when_it_must(images):
-    made = Loop(a_run("svite"), images)
+    made = loop_of(a_run("svite"), images)
     dense = made.macs.total()
     masks = made.sparsifier.masks
     sparse = made.macs.total({name: float(mask.float().mean()) for name, mask in masks.items()})
     cost = [budget.step_macs(made.macs, made.sparsifier, made.optimizer)]
     made.sparsifier.step = 3
     cost.append(budget.step_macs(made.macs, made.sparsifier, made.optimizer))
-    muon = Loop(a_run("svite", optimizer="muon"), images)
+    muon = loop_of(a_run("svite", optimizer="muon"), images)
     cost.append(budget.step_macs(muon.macs, muon.sparsifier, muon.optimizer))
     assert cost == [3 * sparse, 2 * sparse + dense, 2 * sparse + dense]
     assert budget.step_macs(made.macs, None, made.optimizer) == 3 * dense
@@ -196,25 +198,25 @@ def test_one_epoch_cannot_be_shared():
 
 def test_a_steps_batch_is_a_function_of_seed_and_step(images):
     first, second, other = (
-        Loop(a_run("dense"), images),
-        Loop(a_run("dense"), images),
-        Loop(a_run("dense", seed=1), images),
+        loop_of(a_run("dense"), images),
+        loop_of(a_run("dense"), images),
+        loop_of(a_run("dense", seed=1), images),
     )
     torch.rand(7)
     steps_of(first, 3)
     second.step = other.step = 3
-    assert all(torch.equal(a, b) for a, b in zip(first.batch(), second.batch(), strict=True))
-    assert not torch.equal(first.batch()[0], other.batch()[0])
+    shown = [next(made.batches) for made in (first, second, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*shown[:2], strict=True))
+    assert not torch.equal(shown[0][0], shown[2][0])
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_the_next_one_in_another_order(images):
-    made = Loop(a_run("dense", rotate=0.0, zoom=0.0, shift=0.0), images)
+    made = loop_of(a_run("dense", rotate=0.0, zoom=0.0, shift=0.0), images)
     epochs = []
     for epoch in range(2):
         shown = []
-        for step in range(epoch * made.per_epoch, (epoch + 1) * made.per_epoch):
-            made.step = step
-            shown += [tuple(image.flatten().tolist()) for image in made.batch()[0]]
+        for batch, _ in made.source.batches(epoch, 0, Share()):
+            shown += [tuple(image.flatten().tolist()) for image in batch]
         assert len(set(shown)) == len(shown) == 40
         epochs.append(shown)
     everything = {tuple(image.flatten().tolist()) for image in images.normalised(images.train.images)}
@@ -224,7 +226,7 @@ def test_an_epoch_shows_each_image_at_most_once_and_the_next_one_in_another_orde
 
 def test_dropout_is_a_function_of_seed_and_step_too(images):
     run = a_run("dense").model_copy(update={"model": MODEL.model_copy(update={"drop_rate": 0.3})})
-    whole, resumed = Loop(run, images), Loop(run, images)
+    whole, resumed = loop_of(run, images), loop_of(run, images)
     steps_of(whole, 3)
     resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
     steps_of(whole, 2)
@@ -234,7 +236,7 @@ def test_dropout_is_a_function_of_seed_and_step_too(images):
 
 
 def test_training_follows_the_learning_rate_of_its_schedule(images):
-    made = Loop(a_run("dense", warmup=0.25), images)
+    made = loop_of(a_run("dense", warmup=0.25), images)
     steps_of(made, made.steps)
     rates = [row["lr"] for row in made.rows]
     assert rates[0] == pytest.approx(0.008)  # still warming up, in the fifth of five steps
@@ -244,22 +246,15 @@ def test_training_follows_the_learning_rate_of_its_schedule(images):
 
 
 def test_processes_share_the_batch_without_overlap(images):
-    made = Loop(a_run("dense"), images)
-    whole, labels = made.batch()
-    parts = []
-    for rank in range(2):
-
-        class Rank:
-            process_index, num_processes, device = rank, 2, "cpu"
-
-        made.accelerator = Rank()
-        parts.append(made.batch())
+    source = loop_of(a_run("dense"), images).source
+    whole, labels = next(source.batches(0, 2, Share()))
+    parts = [next(source.batches(0, 2, Share(rank, 2))) for rank in range(2)]
     assert torch.equal(torch.stack([part[0] for part in parts], 1).flatten(0, 1), whole)
     assert torch.equal(torch.stack([part[1] for part in parts], 1).flatten(), labels)
 
 
 def test_the_learning_rate_warms_up_and_falls(images):
-    made = Loop(a_run("dense", warmup=0.25), images)
+    made = loop_of(a_run("dense", warmup=0.25), images)
     rates = []
     for step in range(made.steps):
         made.schedule.step_update(step)
@@ -268,7 +263,7 @@ def test_the_learning_rate_warms_up_and_falls(images):
     assert rates[:6] == sorted(rates[:6])
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 0.001
-    assert Loop(a_run("dense", warmup=1.0), images).schedule is not None
+    assert loop_of(a_run("dense", warmup=1.0), images).schedule is not None
 
 
 # What is refused, before anything is written
@@ -314,7 +309,7 @@ def test_bad_starting_models_get_one_sentence_and_write_nothing(images, half, tm
 def test_a_truncated_checkpoint_is_refused_and_kept(images, tmp_path):
     run = a_run("svite")
     path = tmp_path / ".scratch" / f"svite-0.5-0-{results.identity(run, images, None)}.ckpt"
-    loop.save_checkpoint(path, Loop(run, images).state_dict())
+    save_checkpoint(path, {"settings": {}, "loop": loop_of(run, images).state_dict()})
     path.write_bytes(path.read_bytes()[:-200])
     before = files_of(tmp_path)
     with pytest.raises(ValueError, match=r"The checkpoint .* is damaged .*delete it to train from the start\.$"):

@@ -11,6 +11,8 @@ from svite.recipe import Model, Recipe
 from svite.store.files import sha256
 from svite.study import Run
 from svite.train.data import CHECKSUMS, Data
+from svite.train.loop import Loop
+from svite.train.source import InMemory
 
 MODEL = Model(
     name="vit_tiny_patch16_224",
@@ -59,6 +61,11 @@ def a_run(method: str = "svite", density: float = 0.5, seed: int = 0, **recipe: 
         model=MODEL,
         recipe=RECIPE.model_copy(update=recipe),
     )
+
+
+def loop_of(run: Run, data: Data, start: Path | None = None, shard: bool = False) -> Loop:
+    """The run's state before its first step."""
+    return Loop(run, InMemory(data, run.recipe, run.seed), start, shard)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from svite.sparsity.cut import Cut, Part, Unit, element
+from svite.sparsity.sharded import at_rest
 
 Cutting = Callable[[nn.Module, Sequence[str] | None], list[Unit]]
 
@@ -29,7 +30,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter by its plain name, one that is tied by its first."""
+    """Every parameter by its plain name, one that is tied by its first; what FSDP2 has sharded as its shards."""
+    at_rest(model)
     return {plain_name(name): parameter for name, parameter in model.named_parameters()}
 
 
@@ -38,10 +40,11 @@ def weights(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, 
 
     Raises ValueError for a model without such a layer and for a pattern that matches none.
     """
+    parameters = named_parameters(model)
     layer_weights = {
         module.weight for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     }
-    found = {name: parameter for name, parameter in named_parameters(model).items() if parameter in layer_weights}
+    found = {name: parameter for name, parameter in parameters.items() if parameter in layer_weights}
     if not found:
         raise ValueError(f"{type(model).__name__} has no prunable layer; it needs a linear or convolution layer.")
     if layers is None:

@@ -1,11 +1,14 @@
 """Exact selection: boolean masks over (arena, member) scores, and their packing into bits."""
 
 import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+
+from svite.sparsity.sharded import local
 
 
 def count(density: float, members: int) -> int:
@@ -53,8 +56,11 @@ def newborn(
 
 @torch.no_grad()
 def silence(values: Float[Tensor, "..."], alive: Bool[Tensor, "..."]) -> None:
-    """Set the dead to zero, in place. Booleans are read as bytes, by which torch multiplies four times as fast."""
-    values.mul_(alive.view(torch.uint8))
+    """Set the dead to zero, in place, shard by shard where both are sharded.
+
+    Booleans are read as bytes, by which torch multiplies four times as fast.
+    """
+    local(values).mul_(local(alive).view(torch.uint8))
 
 
 def pack(alive: Bool[Tensor, "..."]) -> UInt8[Tensor, " bytes"]:
@@ -70,3 +76,20 @@ def unpack(bits: UInt8[Tensor, " bytes"], shape: tuple[int, ...]) -> Bool[Tensor
     """
     flat = np.unpackbits(bits.cpu().numpy(), count=math.prod(shape))
     return torch.from_numpy(flat.astype(bool).reshape(shape))
+
+
+class Packed(Mapping[str, Tensor]):
+    """Who lives of each unit, at one bit a member; a unit is unpacked when it is asked for."""
+
+    def __init__(self, alive: Mapping[str, Bool[Tensor, "_arena _member"]]) -> None:
+        self._held = {name: (pack(members), tuple(members.shape), members.device) for name, members in alive.items()}
+
+    def __getitem__(self, name: str) -> Bool[Tensor, "arena member"]:
+        bits, shape, device = self._held[name]
+        return unpack(bits, shape).to(device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)

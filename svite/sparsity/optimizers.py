@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from svite.sparsity.mask import silence
+from svite.sparsity.sharded import local, whole
+
 MIXING = frozenset({"Kron", "Muon"})
 ELEMENTWISE = frozenset(
     {
@@ -52,7 +55,7 @@ def keep_state(optimizer: Optimizer, keep: Mapping[Tensor, Tensor]) -> None:
     for parameter, kept in keep.items():
         for value in states.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                value.mul_(kept)
+                silence(value, kept)
 
 
 @torch.no_grad()
@@ -65,5 +68,8 @@ def calm(optimizer: Optimizer, born: Mapping[Tensor, Tensor]) -> None:
     states = unwrapped(optimizer).state
     for parameter, newborn in born.items():
         second = states.get(parameter, {}).get("exp_avg_sq")
-        if second is not None and second.shape == parameter.shape and bool((second > 0).any()):
-            second.masked_fill_(newborn, second[second > 0].mean())
+        if second is None or second.shape != parameter.shape:
+            continue
+        living = whole(second)
+        if bool((living > 0).any()):
+            local(second).masked_fill_(local(newborn), living[living > 0].mean())

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from svite.sparsity.optimizers import unwrapped
 from svite.sparsity.pool import Pool
+from svite.sparsity.sharded import local, shard_like, whole
 
 
 @runtime_checkable
@@ -37,10 +38,11 @@ def pull(pool: Pool, rule: Proximal, weights: Mapping[str, Tensor], optimizer: O
                 f"The optimizer does not train {first}, which a penalty pulls; build the optimizer after the "
                 "sparsifier, with this parameter, or leave its layer out of `layers`."
             )
-        squares = {part.name: weights[part.name].square() for part in unit.parts}
+        squares = {part.name: whole(weights[part.name].square()) for part in unit.parts}
         size = sum(weights[part.name].numel() for part in unit.parts) / unit.size
         factors = rule.proximal(unit.gather(squares).sqrt(), size, rates[id(weights[first])], step)
         if factors is None:
             return
         for part in unit.parts:
-            weights[part.name].mul_(part.cut.spread(factors, weights[part.name].shape))
+            weight = weights[part.name]
+            local(weight).mul_(local(shard_like(part.cut.spread(factors, weight.shape), weight)))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from svite.sparsity.cut import Unit
 from svite.sparsity.score import NEEDS_GRADIENT, Evidence, Score
+from svite.sparsity.sharded import dealt, whole
 
 
 def seeded(seed: int, step: int, name: str) -> torch.Generator:
@@ -18,8 +19,16 @@ def seeded(seed: int, step: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
+def _finite(gradient: Float[Tensor, "..."]) -> bool:
+    return bool(whole(gradient.isfinite().all()))
+
+
 class Scorer:
-    """Evaluates scores of units, and keeps running sums of those that are averaged over batches."""
+    """Evaluates scores of units, and keeps running sums of those that are averaged over batches.
+
+    Where weights are sharded, every rank has to call alike: a score is made of shards and gathered, and sums are dealt
+    out over the ranks.
+    """
 
     def __init__(self, units: Mapping[str, Unit], weights: Mapping[str, Tensor], seed: int) -> None:
         self.units, self.weights, self.seed = units, weights, seed
@@ -32,13 +41,13 @@ class Scorer:
         values = {}
         for part in self.units[unit].parts:
             weight, generator = self.weights[part.name], seeded(self.seed, step, part.name)
-            values[part.name] = score(Evidence(weight.detach(), weight.grad, generator, part.outgoing))
+            values[part.name] = whole(score(Evidence(weight.detach(), weight.grad, generator, part.outgoing)))
         return self.units[unit].gather(values).abs()
 
     def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
         """The mean over the batches gathered so far, or the present score if none were."""
         sums = self._sums.get(score.__name__)
-        return sums[unit] / self._batches if sums else self.now(score, unit, step)
+        return whole(sums[unit]) / self._batches if sums else self.now(score, unit, step)
 
     def gather(self, scores: set[Score], step: int) -> None:
         """Add the present values of the scores that look at gradients."""
@@ -46,8 +55,11 @@ class Scorer:
         for score in NEEDS_GRADIENT.intersection(scores):
             sums = self._sums.setdefault(score.__name__, {})
             for unit in self.units:
-                value = self.now(score, unit, step)
+                value = self._dealt(unit, self.now(score, unit, step))
                 sums[unit] = sums[unit].add_(value) if unit in sums else value
+
+    def _dealt(self, unit: str, members: Float[Tensor, "arena member"]) -> Float[Tensor, "arena member"]:
+        return dealt(members, self.weights[self.units[unit].parts[0].name])
 
     def forget(self) -> None:
         """Start the averages anew."""
@@ -55,7 +67,7 @@ class Scorer:
 
     def gradients_are_finite(self) -> bool:
         """Whether every gradient there is holds finite numbers only."""
-        return all(bool(w.grad.isfinite().all()) for w in self.weights.values() if w.grad is not None)
+        return all(_finite(w.grad) for w in self.weights.values() if w.grad is not None)
 
     def require_gradients(self, scores: tuple[Score, ...]) -> None:
         """ValueError naming a weight without the finite gradient that one of the scores looks at."""
@@ -63,19 +75,21 @@ class Scorer:
         if not asking:
             return
         for name, weight in self.weights.items():
-            if weight.grad is None or not bool(weight.grad.isfinite().all()):
+            if weight.grad is None or not _finite(weight.grad):
                 raise ValueError(
                     f"{name} has no {'' if weight.grad is None else 'finite '}gradient, which the score '{asking[0]}' "
                     "needs; run a backward pass through every prunable layer first."
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """The running sums."""
-        sums = {score: {unit: value.clone() for unit, value in sums.items()} for score, sums in self._sums.items()}
+        """The running sums, whole."""
+        sums = {s: {unit: whole(value).clone() for unit, value in sums.items()} for s, sums in self._sums.items()}
         return {"sums": sums, "batches": self._batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with saved sums."""
         device = next(iter(self.weights.values())).device
-        self._sums = {s: {unit: v.to(device) for unit, v in sums.items()} for s, sums in state["sums"].items()}
+        self._sums = {
+            s: {unit: self._dealt(unit, v.to(device)) for unit, v in sums.items()} for s, sums in state["sums"].items()
+        }
         self._batches = state["batches"]

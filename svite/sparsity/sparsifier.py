@@ -1,6 +1,6 @@
 """The sparsifier: the only object that knows which weights of a model live, and the only one that changes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.schedule import Trigger
 from svite.sparsity.score import NEEDS_GRADIENT
 from svite.sparsity.scoring import Scorer
+from svite.sparsity.sharded import at_rest, is_sharded, refuse_replaced, shard_like
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,9 @@ class Sparsifier:
     Call `before_step` after backward and `after_step` after the optimizer's step, or `attach` it to the optimizer.
     Masks lie beside the model under its own parameter names, so its state_dict stays timm's. A topology is a function
     of (weights, gradients, seed, step): the same on every rank, whatever the random state.
+
+    Build it after `fully_shard` (FSDP2): masks are then DTensors sharded as their weights are, and beside them every
+    rank holds who lives at one bit a member. An update gathers scores, one weight at a time; no mask is ever sent.
 
     Args:
         model: changed in place, now and at each update.
@@ -71,19 +75,22 @@ class Sparsifier:
         self.history = History(start)
         self._set(start)
         if self.waits:
-            model.register_forward_pre_hook(waiting.BeforeForward(self))
+            model.register_forward_pre_hook(waiting.BeforeForward(self), prepend=True)
 
     @torch.no_grad()
     def _set(self, alive: dict[str, Bool[Tensor, "arena member"]]) -> None:
-        self.alive = alive
-        self.masks = self._spread(alive)
+        self._hold(alive)
         self._mask_weights()
 
-    def _spread(self, members: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _hold(self, alive: dict[str, Bool[Tensor, "arena member"]]) -> None:
+        self.alive = mask.Packed(alive) if is_sharded(self.weights.values()) else alive
+        self.masks = self._spread(alive.items(), self.weights)
+
+    def _spread(self, topology: Iterable[tuple[str, Tensor]], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            part.name: part.cut.spread(members[unit.name], self.weights[part.name].shape)
-            for unit in self.units.values()
-            for part in unit.parts
+            part.name: shard_like(part.cut.spread(members, weights[part.name].shape), weights[part.name])
+            for unit, members in topology
+            for part in self.units[unit].parts
         }
 
     def _mask_weights(self) -> None:
@@ -168,11 +175,12 @@ class Sparsifier:
         mixes = mixes_entries(optimizer)
         return [p.name for unit in self.units.values() for p in unit.parts if unit.is_structure or not mixes]
 
-    def lay_waiting(self) -> None:
+    def lay_waiting(self, model: nn.Module) -> None:
         """Before the forward pass of a step that decides on births: weights for heads and neurons in waiting."""
         if self._looking:
             ahead = (self.step + steps for steps in range(self.batches))
             update = next((step for step in ahead if self.when(step)), self.step)
+            at_rest(model)
             waiting.lay(self.waits, self.weights, self.masks, self.seed, update)
 
     def watch(self, optimizer: Optimizer) -> None:
@@ -183,6 +191,7 @@ class Sparsifier:
         mixes_entries(optimizer)
         inner = unwrapped(optimizer)
         if self._watched is not inner:
+            refuse_replaced(self.weights, inner)
             self._watched = inner
             inner.register_step_post_hook(lambda *_: setattr(self, "_stepped", not skipped(inner)))
 
@@ -190,14 +199,18 @@ class Sparsifier:
         """Hook into an optimizer, for a loop that is not yours; `.remove()` takes the hooks off again.
 
         Gradients are masked as they accumulate, so clipping sees them masked; where an update is due they stay dense.
+        The optimizer's state_dict carries this one's, so a loop that resumes its optimizer resumes the topology.
+
+        Raises ValueError for an optimizer that is not known to work with masks; later, when a state without a topology
+        or with another model's is loaded into it.
         """
         return Attachment(self, optimizer)
 
     def _update(self, optimizer: Optimizer) -> None:
         before, after = self.alive, topology.selected(self.contests, self.scorer, self.alive, self.step)
-        born = self._spread({name: after[name] & ~before[name] for name in after})
+        born = self._spread(((name, after[name] & ~before[name]) for name in after), self.weights)
         if not self.dense_moments:
-            changed = self._spread({name: after[name] ^ before[name] for name in after})
+            changed = self._spread(((name, after[name] ^ before[name]) for name in after), self.weights)
             fresh = born | {name: changed[name] for name in self.masked_gradients(optimizer)}
             keep_state(optimizer, {weight: ~fresh[name] for name, weight in self.weights.items()})
         if self.calm_births:
@@ -219,13 +232,15 @@ class Sparsifier:
         for name, alive in self.masks.items():
             if name not in parameters or parameters[name].shape != alive.shape:
                 raise ValueError(f"The model given has no {name} of shape {tuple(alive.shape)}, which is masked here.")
-        for name, alive in self.masks.items():
-            parameters[name].mul_(alive.to(parameters[name].device))
+        for name, alive in self._spread(self.alive.items(), parameters).items():
+            mask.silence(parameters[name], alive.to(parameters[name].device))
 
     @property
     def density(self) -> float:
-        """Alive over prunable weights, counted from the masks."""
-        return sum(int(m.sum()) for m in self.masks.values()) / sum(m.numel() for m in self.masks.values())
+        """Alive over prunable weights, counted from the topology, whole on every rank."""
+        sizes = {u.name: sum(self.weights[part.name].numel() for part in u.parts) for u in self.units.values()}
+        alive = sum(int(self.alive[name].sum()) * sizes[name] // unit.size for name, unit in self.units.items())
+        return alive / sum(sizes.values())
 
     @property
     def itop(self) -> float:
@@ -242,7 +257,10 @@ class Sparsifier:
         return self.history.table(self.pools, self.alive)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, as tensors and plain values (loads with `weights_only`)."""
+        """All that a resumed run needs, as tensors and plain values (loads with `weights_only`).
+
+        It is the same whether weights are sharded or not, on however many ranks; where they are, all have to ask.
+        """
         return {
             "step": self.step,
             "pending": self._pending,
@@ -261,6 +279,11 @@ class Sparsifier:
 
         Raises ValueError naming the units that differ; nothing has changed then.
         """
+        self.restore(state)
+        self._mask_weights()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """As `load_state_dict`, but for the weights, which the same checkpoint brings along, sooner or later."""
         shapes = self._shapes
         different = sorted(n for n in {*shapes, *state["shapes"]} if shapes.get(n) != state["shapes"].get(n))
         if different:
@@ -269,4 +292,4 @@ class Sparsifier:
         self.history.load_state_dict(state["history"])
         self.scorer.load_state_dict(state["scores"])
         alive = {name: mask.unpack(bits, tuple(self.alive[name].shape)) for name, bits in state["alive"].items()}
-        self._set({name: members.to(self.alive[name].device) for name, members in alive.items()})
+        self._hold({name: members.to(self.alive[name].device) for name, members in alive.items()})

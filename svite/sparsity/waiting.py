@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from svite.sparsity.cut import Unit
 from svite.sparsity.scoring import seeded
+from svite.sparsity.sharded import local, shard_like, whole
 
 if TYPE_CHECKING:
     from svite.sparsity.sparsifier import Sparsifier
@@ -29,22 +30,27 @@ def lay(units: list[Unit], weights: Mapping[str, Tensor], masks: Mapping[str, Te
     incoming = [part.name for unit in units for part in unit.parts if not part.outgoing]
     for name in incoming:
         weight, alive = weights[name], masks[name]
-        if weight.dim() < 2 or bool(alive.all()):
+        if weight.dim() < 2 or bool(whole(alive.all())):
             continue
-        length = (weight.square() * alive).sum().div(alive.sum()).sqrt().nan_to_num(weight.shape[1] ** -0.5)
-        drawn = torch.randn(weight.shape, generator=seeded(seed, update, f"waiting/{name}")).to(weight)
-        weight.copy_(torch.where(alive, weight, drawn * length))
+        total, count = whole((weight.square() * alive).sum()), whole(alive.sum())
+        length = total.div(count).sqrt().nan_to_num(weight.shape[1] ** -0.5)
+        drawn = torch.randn(weight.shape, generator=seeded(seed, update, f"waiting/{name}"))
+        fresh = local(shard_like(drawn.to(weight.device, weight.dtype), weight)) * length
+        local(weight).copy_(torch.where(local(alive), local(weight), fresh))
 
 
 class BeforeForward:
-    """The hook on a model's forward pass. A copy of the model, an EMA say, takes no part in its training."""
+    """The hook on a model's forward pass, before that of FSDP2, which gathers what is laid here.
+
+    A copy of the model, an EMA say, takes no part in its training.
+    """
 
     def __init__(self, sparsifier: "Sparsifier | None" = None) -> None:
         self.sparsifier = sparsifier
 
     def __call__(self, model: nn.Module, _: tuple) -> None:
         if self.sparsifier and model.training and torch.is_grad_enabled():
-            self.sparsifier.lay_waiting()
+            self.sparsifier.lay_waiting(model)
 
     def __reduce__(self) -> tuple:
         return BeforeForward, ()

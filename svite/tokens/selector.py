@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from svite.sparsity.mask import count
+from svite.sparsity.sharded import refuse_sharded
 from svite.tokens.scorer import Learned, Scorer
 
 
@@ -97,11 +98,12 @@ def select(
 
     Raises:
         ValueError: another kind of model; keep outside (0, 1], or one that would leave no patch token; a block that the
-            model doesn't have, that is named twice, or that has a selector; a block that `scorer` can't read. Nothing
-            has changed then.
+            model doesn't have, that is named twice, or that has a selector; a block that `scorer` can't read; a model
+            that is sharded. Nothing has changed then.
     """
     blocks = [at] if isinstance(at, int) else list(at)
     _check(model, keep, blocks)
+    refuse_sharded(model, "a selector's")
     selectors = {index: Selector(keep, model.num_prefix_tokens, scorer(model, index)) for index in blocks}
     for index, selector in selectors.items():
         block = model.blocks[index]

@@ -37,6 +37,8 @@ def step_macs(counted: Macs, sparsifier: Sparsifier | None, optimizer: object) -
 
 def densities(sparsifier: Sparsifier) -> dict[str, float]:
     """What share lives of each pruned parameter, and of the heads of each pruned attention layer."""
-    found = {name: float(mask.float().mean()) for name, mask in sparsifier.masks.items()}
-    heads = {name: alive for name, alive in sparsifier.alive.items() if name.endswith(f".{HEADS}")}
-    return found | {name.removesuffix(f".{HEADS}"): float(alive.float().mean()) for name, alive in heads.items()}
+    shares = {name: float(alive.float().mean()) for name, alive in sparsifier.alive.items()}
+    found = {part.name: shares[name] for name, unit in sparsifier.units.items() for part in unit.parts}
+    return found | {
+        name.removesuffix(f".{HEADS}"): share for name, share in shares.items() if name.endswith(f".{HEADS}")
+    }

@@ -1,13 +1,18 @@
 """What a model predicts: deterministic, in order, without gradients."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from svite.sparsity.sharded import at_rest
 from svite.train.data import Data, Split
+from svite.train.processes import padded
+from svite.train.source import Batch
 from svite.vit.mode import evaluating
 
 
@@ -32,10 +37,31 @@ def best(output: Float[Tensor, "image class"], k: int = 5) -> Int[Tensor, "image
     return output.topk(min(k, output.shape[1])).indices
 
 
+def _sums(output: Float[Tensor, "image class"], labels: Int[Tensor, " image"]) -> Float[Tensor, "4"]:
+    """Images, right at first guess, right among five, and the sum of losses."""
+    right = best(output) == labels[:, None]
+    loss = F.cross_entropy(output, labels, reduction="none").double().sum()
+    return torch.tensor([len(labels), right[:, 0].sum(), right.sum(), loss], dtype=torch.float64)
+
+
+def _means(sums: Float[Tensor, "4"]) -> Accuracy:
+    images, first, five, loss = sums.tolist()
+    return Accuracy(100 * first / images, 100 * five / images, loss / images)
+
+
 def accuracy(output: Float[Tensor, "image class"], labels: Int[Tensor, " image"]) -> Accuracy:
     """Top-1 and top-5 in percent, and the loss."""
-    right = best(output) == labels[:, None]
-    percent = 100 / len(labels)
-    return Accuracy(
-        percent * int(right[:, 0].sum()), percent * int(right.sum()), float(F.cross_entropy(output, labels))
-    )
+    return _means(_sums(output, labels))
+
+
+@torch.no_grad()
+def validated(model: nn.Module, batches: Iterable[Batch], accelerator: Accelerator) -> Accuracy:
+    """Accuracy over the images of all processes, each counted once."""
+    sums = torch.zeros(4, dtype=torch.float64)
+    with evaluating(model):
+        for (images, labels), counts in padded(accelerator, iter(batches)):
+            output = model(images.to(accelerator.device)).float().cpu()
+            if counts:
+                sums += _sums(output, labels)
+    at_rest(model)
+    return _means(accelerator.reduce(sums.to(accelerator.device), "sum").cpu())

@@ -1,36 +1,54 @@
 """The training loop: one run, on one process or several, that a kill at any step does not change."""
 
-import inspect
+import math
 import os
-import time
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import CosineLRScheduler
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from svite import methods
-from svite.recipe import Recipe
-from svite.sparsity.scoring import seeded
+from svite.sparsity.sharded import at_rest
 from svite.sparsity.sparsifier import Sparsifier
-from svite.study import DENSE, HALF, Run
+from svite.study import Run
 from svite.tokens import anneal
-from svite.train import budget
-from svite.train.data import Data, augmented, order
-from svite.train.evaluate import accuracy, logits
+from svite.train import budget, sharding
+from svite.train.checkpoint import Writer, last_good, refuse_other
+from svite.train.evaluate import validated
+from svite.train.finite import Diverged, first_layer
+from svite.train.objective import Labels, Objective, Pixels
+from svite.train.parts import Average, first_model, make_optimizer, make_schedule, sparsify
+from svite.train.processes import accelerator_of_this_machine, refuse_disagreement, share_of, together
 from svite.train.progress import Progress
-from svite.train.store import build, load_checkpoint, load_model, save_checkpoint
+from svite.train.source import Source
 from svite.vit.cost import macs
 from svite.vit.narrow import narrow
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
-SHARES = ("density", "heads", "neurons", "keep")
+HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Stopped(Exception):
+    """Training was asked to end, and has saved where it is."""
+
+
+@contextmanager
+def until_asked(loop: "Loop") -> Iterator[None]:
+    """Let SIGTERM end the loop after the step that it is in. (Signals reach the main thread only.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: setattr(loop, "asked_to_end", True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass
@@ -45,105 +63,130 @@ class Trained:
     macs: float
 
 
-def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
-    """The run's method on a model, given what it takes of steps, interval and seed; None for dense training.
-
-    The run's density is whatever the method has to be told: the kept share of weights, heads and neurons, or tokens.
-    """
-    if run.method in (DENSE, HALF):
-        return None
-    method: Callable[..., Sparsifier] = getattr(methods, run.method)
-    taken = inspect.signature(method).parameters
-    offered = {"steps": steps, "interval": run.recipe.interval, "seed": run.seed}
-    shares = {name for name in SHARES if name in taken and taken[name].default is inspect.Parameter.empty}
-    arguments = {name: value for name, value in offered.items() if name in taken} | dict.fromkeys(shares, run.density)
-    return method(model, **arguments)
-
-
-def first_model(run: Run, start: str | Path | None) -> nn.Module:
-    """A new model, or the trained one at `start`.
-
-    Raises ValueError where that one is another model than the run's.
-    """
-    if start is None:
-        return build(run.model)
-    model, trained = load_model(start)
-    if trained.model != run.model:
-        raise ValueError(f"The model {start} is another than the run asks for; train a dense '{run.model.name}' first.")
-    return model
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimizer of that name.
-
-    Raises ValueError for a name that timm does not know.
-    """
-    if recipe.optimizer not in list_optimizers():
-        raise ValueError(f"recipe.optimizer: timm has no optimizer '{recipe.optimizer}'; try adamw, sgd or muon.")
-    return create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
+@contextmanager
+def naming_the_last_good(checkpoint: str | Path | None) -> Iterator[None]:
+    """Let Diverged say where training can go on from."""
+    try:
+        yield
+    except Diverged as error:
+        state = last_good(checkpoint) if checkpoint is not None else None
+        stands = f"The last good checkpoint is {checkpoint}, after step {state['loop']['step']}." if state else ""
+        raise Diverged(f"{error} {stands or 'There is no checkpoint before it.'}") from None
 
 
 class Loop:
-    """One run's state between steps; `step` is a function of it and of the step's number alone."""
+    """One run's state between steps; `step` is a function of it and of the step's number alone.
 
-    def __init__(self, run: Run, data: Data, start: str | Path | None = None) -> None:
+    Raises ValueError for what does not go together in a run, before anything is trained.
+    """
+
+    def __init__(self, run: Run, source: Source, start: str | Path | None = None, shard: bool = False) -> None:
         torch.set_num_threads(int(os.environ.get("SVITE_THREADS", "1")))
-        self.run, self.data, self.recipe = run, data, run.recipe
-        self.train = data.train.first(run.recipe.images)
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        torch.manual_seed(run.seed)
-        model = first_model(run, start)
-        model.to(self.accelerator.device)
-        self.per_epoch = len(self.train) // self.recipe.batch
-        if self.per_epoch < 1:
-            raise ValueError(f"recipe.batch is {self.recipe.batch}, more than the {len(self.train)} training images.")
+        self.run, self.source, self.recipe, self.start = run, source, run.recipe, start
+        self.accelerator = accelerator_of_this_machine()
+        self.sharded = shard and self.accelerator.num_processes > 1
+        self.share, device = share_of(self.accelerator), self.accelerator.device
+        self.per_epoch = self._checked_steps()
         self.epochs = budget.epochs(run, pretrained=start is not None)
         self.steps = self.epochs * self.per_epoch
+        torch.manual_seed(run.seed)
+        model = first_model(run, start).to(device)
+        self.average = Average(model, self.recipe.ema) if self.recipe.ema and self.sharded else None  # it copies plain
+        if self.sharded:
+            for each in (model, self.average.model) if self.average else (model,):
+                sharding.shard(each, device, self.share.of)
         self.sparsifier = sparsify(run, model, self.steps)  # some methods add parameters, so the optimizer comes after
-        if self.sparsifier:
+        if self.sparsifier and not self.sharded:
             narrow(model, self.sparsifier)
-        self.macs = macs(model)
-        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, self.recipe))
-        warmup = round(self.recipe.warmup * self.steps)
-        self.schedule = CosineLRScheduler(
-            self.optimizer, max(self.steps - warmup, 1), warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
-        )
+        if self.recipe.ema:
+            self.average = self.average or Average(model, self.recipe.ema)
+            self.average.keep_sparse(self.sparsifier)
+        self.plain_model, self.macs = model, macs(model)
+        at_rest(model)
+        self.objective = Objective(self.recipe, model, device)
+        self.optimizer = make_optimizer(model, self.recipe)
+        self.schedule = make_schedule(self.optimizer, self.recipe, self.steps)
+        compiled = torch.compile(model) if self.recipe.compile else model
+        self.model = compiled if self.sharded else self.accelerator.prepare_model(compiled)
+        half = HALF_PRECISION.get(self.recipe.precision)
+        self.autocast = torch.autocast(device.type, half, enabled=half is not None)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
         self.step, self.spent, self.loss_sum, self.rows = 0, 0.0, 0.0, []
+        self.loss, self.batches = 0.0, self._from_here_on()
+        self.saving = self.stopping = self.asked_to_end = False
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """This step's images and labels: this process's share of the global batch."""
-        epoch, position = divmod(self.step, self.per_epoch)
-        size = self.recipe.batch
-        chosen = order(len(self.train), self.run.seed, epoch)[position * size : (position + 1) * size]
-        generator = seeded(self.run.seed, self.step, "augmentation")
-        images = augmented(self.train.images[chosen], self.recipe, generator)
-        share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        device = self.accelerator.device
-        return self.data.normalised(images[share]).to(device), self.train.labels[chosen][share].to(device)
+    def _checked_steps(self) -> int:
+        batch, processes, parts = self.recipe.batch, self.share.of, self.recipe.accumulate
+        if len(self.source) < batch:
+            raise ValueError(f"recipe.batch is {batch}, more than the {len(self.source)} training images.")
+        if batch % (processes * parts) or (self.recipe.mixing and batch // processes % 2):
+            even = "an even number of images each, " if self.recipe.mixing else ""
+            raise ValueError(f"recipe.batch is {batch}; it does not divide into {even}{processes} x {parts} parts.")
+        return len(self.source) // batch
+
+    def _from_here_on(self) -> Iterator[tuple[Pixels, Labels]]:
+        while True:
+            yield from self.source.batches(*divmod(self.step, self.per_epoch), self.share)
 
     def advance(self) -> None:
-        """One optimizer step."""
-        torch.manual_seed(self.run.seed * 1_000_003 + self.step)
+        """One optimizer step; afterwards all processes know alike whether to save or to stop.
+
+        Raises Diverged where the loss is not finite; the weights are those before this step then.
+        """
+        images, labels = (tensor.to(self.accelerator.device, non_blocking=True) for tensor in next(self.batches))
+        seed = (self.run.seed * 1_000_003 + self.step) * self.share.of + self.share.rank
+        torch.manual_seed(seed)
+        images, labels = self.objective.mixed(images, labels, seed)
         self.schedule.step_update(self.step)
         anneal(self.model, self.step / self.steps)
-        images, labels = self.batch()
-        loss = cross_entropy(self.model(images), labels, label_smoothing=self.recipe.smoothing)
-        self.accelerator.backward(loss)
+        agreed = together(self.accelerator, self._backward(images, labels), self.saving, self.asked_to_end)
+        self.loss, self.saving, self.stopping = agreed[0], agreed[1] > 0, agreed[2] > 0
+        if not math.isfinite(self.loss):
+            raise Diverged(
+                f"The loss is {self.loss} at step {self.step}, in epoch {self.step // self.per_epoch + 1}; the first "
+                f"layer whose output is not finite is {first_layer(self.plain_model, images)}."
+            )
+        self._update()
+        self.loss_sum += self.loss
         self.spent += self.recipe.batch * budget.step_macs(self.macs, self.sparsifier, self.optimizer)
+        self.step += 1
+
+    def _backward(self, images: Pixels, labels: Labels) -> Float[Tensor, ""]:
+        """Gradients of this process's mean loss, averaged over all; and that loss."""
+        parts, total = self.recipe.accumulate, torch.zeros((), device=images.device)
+        for part, chunk in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True), 1):
+            with nullcontext() if part == parts else self.accelerator.no_sync(self.model):
+                with self.autocast:
+                    loss = self.objective(self.model(chunk[0]), *chunk) / parts
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def _update(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        updates = len(self.sparsifier.updates) if self.sparsifier else 0
         if self.sparsifier:
             self.sparsifier.before_step(self.optimizer)
+            if len(self.sparsifier.updates) > updates:
+                refuse_disagreement(self.accelerator, self.sparsifier, self.step)
         if self.recipe.clip is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
+            nn.utils.clip_grad_norm_(self.plain_model.parameters(), self.recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.sparsifier:
             self.sparsifier.after_step()
+        if self.average:
+            self.average.follow(self.plain_model, self.sparsifier)
         self.optimizer.zero_grad()
-        self.loss_sum += float(loss.detach())
-        self.step += 1
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that counts: the average where there is one."""
+        return self.average.model if self.average else self.plain_model
 
     def end_epoch(self) -> dict[str, float | int]:
         """Look at the validation images, and add one row."""
-        found = accuracy(logits(self.plain_model, self.data, self.data.validation), self.data.validation.labels)
+        found = validated(self.judged, self.source.validation(self.share), self.accelerator)
         sparsifier = self.sparsifier
         row = {
             "epoch": self.step // self.per_epoch,
@@ -161,48 +204,91 @@ class Loop:
         self.loss_sum = 0.0
         return row
 
-    @property
-    def plain_model(self) -> nn.Module:
-        """The model without what distributes it."""
-        return self.accelerator.unwrap_model(self.model)
-
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs; random numbers are functions of seed and step."""
+        """All that a resumed run needs, on however many processes; random numbers are functions of seed and step.
+
+        Where parameters are sharded all processes have to ask.
+        """
         return {
             "step": self.step,
             "spent": self.spent,
             "loss_sum": self.loss_sum,
-            "rows": self.rows,
-            "model": self.plain_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "rows": list(self.rows),
+            "model": sharding.gathered(self.plain_model.state_dict()),
+            "optimizer": sharding.gathered(self.optimizer.state_dict()),
+            "scaler": self.scaler.state_dict(),
+            "average": sharding.gathered(self.average.model.state_dict()) if self.average else None,
             "sparsifier": self.sparsifier.state_dict() if self.sparsifier else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.step, self.spent, self.loss_sum = state["step"], state["spent"], state["loss_sum"]
-        self.rows = state["rows"]
-        self.plain_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows, self.batches = list(state["rows"]), self._from_here_on()
+        sharding.load_weights(self.plain_model, state["model"])
+        sharding.load_optimizer(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         if self.sparsifier:
             self.sparsifier.load_state_dict(state["sparsifier"])
+        if self.average:
+            sharding.load_weights(self.average.model, state["average"])
+            self.average.keep_sparse(self.sparsifier)
 
-    def fit(self, checkpoint: str | Path | None = None) -> Trained:
-        """Train to the end, from `checkpoint` where there is one, saving there after each epoch and in long ones."""
-        if checkpoint is not None and Path(checkpoint).exists():
-            self.load_state_dict(load_checkpoint(checkpoint))
-        progress, saved = Progress(self.epochs, self.step // self.per_epoch), time.monotonic()
+    def resume(self, checkpoint: str | Path, settings: dict[str, Any]) -> None:
+        """Go on from the newest checkpoint that can be read, if there is one.
+
+        Raises ValueError, naming what differs, for one of other settings.
+        """
+        state = last_good(checkpoint)
+        if state is not None:
+            refuse_other(state["settings"], settings, checkpoint)
+            self.load_state_dict(state["loop"])
+
+    def fit(self, checkpoint: str | Path | None = None, settings: dict[str, Any] | None = None) -> Trained:
+        """Train to the end, from `checkpoint` where there is one, saving there after each epoch and in long ones.
+
+        `settings` are what the run is a function of, and are kept in the checkpoint. Raises ValueError for one of other
+        settings; Diverged; Stopped, having saved, where the process was asked to terminate (SIGTERM).
+        """
+        settings = settings or {}
+        if checkpoint is not None:
+            self.resume(checkpoint, settings)
+        self.settings = settings
+        writer = Writer(checkpoint) if checkpoint is not None and self.accelerator.is_main_process else None
+        progress = Progress(self.epochs, self.step / self.per_epoch, self.accelerator.is_main_process)
         self.model.train()
-        while self.step < self.steps:
-            self.advance()
-            epoch_ended = self.step % self.per_epoch == 0
-            if epoch_ended:
-                row = self.end_epoch()
-                if self.accelerator.is_main_process:
-                    progress.show(row["epoch"], row["train_loss"], row["validation_top1"], row["density"])
-            due = epoch_ended or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS
-            if checkpoint is not None and due and self.accelerator.is_main_process:
-                save_checkpoint(checkpoint, self.state_dict())
-                saved = time.monotonic()
+        with naming_the_last_good(checkpoint), until_asked(self), writer or nullcontext():
+            while self.step < self.steps:
+                self._go_on(writer, progress)
         images = self.steps * self.recipe.batch
-        return Trained(self.run, self.plain_model, self.sparsifier, self.rows, images, self.spent)
+        return Trained(self.run, *self.finished(), self.rows, images, self.spent)
+
+    def finished(self) -> tuple[nn.Module, Sparsifier | None]:
+        """The model that counts and its sparsifier, whole in every process."""
+        if not self.sharded:
+            return self.judged, self.sparsifier
+        weights = sharding.gathered(self.judged.state_dict())
+        model = first_model(self.run, self.start)
+        sparsifier = sparsify(self.run, model, self.steps)
+        if sparsifier:
+            sparsifier.load_state_dict(self.sparsifier.state_dict())
+        model.load_state_dict(weights)
+        return model, sparsifier
+
+    def _go_on(self, writer: Writer | None, progress: Progress) -> None:
+        """One step, and what is due after it."""
+        self.saving = bool(writer) and writer.seconds_since > SECONDS_BETWEEN_CHECKPOINTS
+        self.advance()
+        if self.step % self.per_epoch == 0:
+            self.saving, row = True, self.end_epoch()
+            progress.show(row["epoch"], row["train_loss"], row["validation_top1"], row["density"])
+        else:
+            progress.tick(self.step / self.per_epoch, self.loss)
+        if (self.saving or self.stopping) and (writer or self.sharded):
+            state = self.state_dict()
+            if writer:
+                writer.save({"settings": self.settings, "loop": state})
+        if self.stopping:
+            if writer:
+                writer.wait()
+            raise Stopped(f"Stopped after step {self.step} of {self.steps}; the same command goes on from there.")

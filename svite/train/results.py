@@ -9,13 +9,16 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from svite.recipe import Images
 from svite.sparsity.history import Update
 from svite.sparsity.sparsifier import Sparsifier
 from svite.store.files import sha256, write
 from svite.study import HALF, Run, Study
+from svite.train.checkpoint import remove
 from svite.train.data import CHECKSUMS, Data
 from svite.train.finish import finished
 from svite.train.loop import Loop, Trained
+from svite.train.source import InMemory, Source
 from svite.train.store import build, load_model, save_model
 from svite.vit import structure
 from svite.vit.cost import macs
@@ -28,29 +31,51 @@ def data_for(run: Run, folder: str | Path) -> Data:
     return Data(folder, channels=arguments.get("in_chans", 3), size=arguments.get("img_size", 224))
 
 
-def identity(run: Run, data: Data, start: str | Path | None) -> str:
-    """What a result is a function of, in sixteen letters: another identity never resumes this run's checkpoint."""
-    sums = data.folder / CHECKSUMS
-    parts = [run.model_dump_json(), sums.read_text() if sums.exists() else str(data.folder)]
-    parts += [sha256(start)] if start else []
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def source_for(run: Run, data: Data | Images) -> Source:
+    """The run's images, in memory or read as they are needed."""
+    return InMemory(data, run.recipe, run.seed)
 
 
-def train(run: Run, data: Data, folder: str | Path = "scratch", start: str | Path | None = None) -> Trained:
+def settings(run: Run, data: Data | Images, start: str | Path | None) -> dict[str, Any]:
+    """What a result is a function of."""
+    if isinstance(data, Data):
+        sums = data.folder / CHECKSUMS
+        found = sums.read_text() if sums.exists() else str(data.folder)
+    else:
+        found = data.model_dump(mode="json", exclude={"workers", "cache", "cache_gigabytes"})
+    return {"run": run.model_dump(mode="json"), "data": found, "start": sha256(start) if start else None}
+
+
+def identity(run: Run, data: Data | Images, start: str | Path | None) -> str:
+    """The settings in sixteen letters: another identity never resumes this run's checkpoint."""
+    return hashlib.sha256(json.dumps(settings(run, data, start)).encode()).hexdigest()[:16]
+
+
+def train(
+    run: Run,
+    data: Data | Images,
+    folder: str | Path = "scratch",
+    start: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    shard: bool = False,
+) -> Trained:
     """Train a run and write its model, metrics and curves below `folder`.
 
-    A run that was stopped goes on from its checkpoint in `.scratch`; a finished one leaves none.
+    A run that was stopped goes on from its checkpoint; a finished one leaves none. By default every run has one of its
+    own in `.scratch`; at a `checkpoint` that is named, one of other settings is refused. Several processes `shard` the
+    weights and the optimizer's state among them (FSDP2), or each hold all (DDP).
 
     Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`; nothing is written then.
     """
     folder = Path(folder)
     before = images_before(start)
-    loop = Loop(run, data, start)
-    checkpoint = folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
-    trained = loop.fit(checkpoint)
+    loop = Loop(run, source_for(run, data), start, shard)
+    checkpoint = checkpoint or folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
+    trained = loop.fit(checkpoint, settings(run, data, start))
     if loop.accelerator.is_main_process:
         write_results(trained, folder, before)
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
+    loop.accelerator.wait_for_everyone()
     return trained
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -27,6 +27,7 @@ class Share:
         return everything[self.rank :: self.of]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Images, as a function of (seed, epoch, number of the batch) and of nothing else: not of how many processes."""
 

@@ -1,20 +1,17 @@
-"""Models and checkpoints of runs, without pickle: safetensors for models, `weights_only` for checkpoints."""
+"""The models of runs, as safetensors."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from svite.recipe import Model, parse
-from svite.store.files import write
 from svite.store.saved import load, note_of, save
 from svite.study import Run
 from svite.vit.surgery_alive import Masked
 
 
-def build(model: Model) -> nn.Module:
+def build(model: Model, pretrained: bool = False) -> nn.Module:
     """The timm model that a configuration names; its random weights come from torch's global generator.
 
     Raises ValueError for a name or an argument that timm does not know.
@@ -22,9 +19,17 @@ def build(model: Model) -> nn.Module:
     import timm
 
     try:
-        return timm.create_model(model.name, **model.arguments)
+        return timm.create_model(model.name, pretrained=pretrained, **model.arguments)
     except (TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(f"model: timm can't build '{model.name}': {error}.") from None
+
+
+def input_of(model: Model) -> dict[str, Any]:
+    """How timm feeds such a model: size, interpolation, mean and deviation of its pixels, crop."""
+    import timm
+    from timm.data import resolve_data_config
+
+    return resolve_data_config(model.arguments, pretrained_cfg=timm.get_pretrained_cfg(model.name).to_dict())
 
 
 def save_model(path: str | Path, model: nn.Module, run: Run, masked: Masked | None = None) -> None:
@@ -43,22 +48,3 @@ def load_model(path: str | Path) -> tuple[nn.Module, Run]:
         return load(path)[0], parse(Run, note_of(path).get("run", {}), str(path))
     except ValueError as error:
         raise ValueError(f"The model {path} is damaged ({error}); delete it and train it again.") from None
-
-
-def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Atomic: the file is the old one or the new one, never half of either."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write(path, buffer.getvalue())
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote; nothing in the file is executed.
-
-    Raises ValueError for a truncated or foreign file.
-    """
-    try:
-        return torch.load(path, weights_only=True)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"The checkpoint {path} is damaged ({reason}); delete it to train from the start.") from None

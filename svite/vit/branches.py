@@ -8,6 +8,7 @@ from torch import nn
 
 from svite.sparsity.cut import Cut, Part, Unit
 from svite.sparsity.layers import matching, plain_name
+from svite.sparsity.sharded import refuse_sharded
 
 _SCALES = {"ls1": "attn", "ls2": "mlp"}
 
@@ -31,10 +32,14 @@ def branches(model: nn.Module, layers: Sequence[str] | None = None) -> list[Unit
 
 
 def add_scales(model: nn.Module, layers: Sequence[str] | None = None) -> None:
-    """Give every branch without LayerScale timm's, at one; arguments and errors are those of `branches`."""
+    """Give every branch without LayerScale timm's, at one; arguments and errors are those of `branches`.
+
+    Raises ValueError also for a model that would get one and is sharded.
+    """
     for _, block, scale in _places(model, layers).values():
         old = getattr(block, scale)
         if isinstance(old, nn.Identity):
+            refuse_sharded(model, "LayerScale's")
             like = next(block.parameters())
             new = LayerScale(block.norm1.weight.numel(), init_values=1.0).to(like)
             setattr(block, scale, new.train(old.training))

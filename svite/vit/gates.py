@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from svite.sparsity.cut import Part, Unit, element
 from svite.sparsity.layers import plain_name
+from svite.sparsity.sharded import refuse_sharded
 from svite.vit.surgery_alive import copied
 
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -25,9 +26,12 @@ def add_gates(model: nn.Module) -> None:
 
     The paper's four places: what attention reads, what its projection reads, what the MLP reads, and its inside.
 
-    Raises ValueError for a model without timm's `Block`, one whose layers differ from timm's, and one that has gates.
+    Raises ValueError for a model without timm's `Block`, one whose layers differ from timm's, one that has gates, and
+    one that is sharded.
     """
-    for linear in _sites(model).values():
+    sites = _sites(model)
+    refuse_sharded(model, "a gate's")
+    for linear in sites.values():
         linear.register_parameter("gate", nn.Parameter(torch.ones_like(linear.weight[0])))
         linear.register_forward_pre_hook(_gated)
 

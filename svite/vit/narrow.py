@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from timm.layers import Attention, Mlp
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.hooks import RemovableHandle
 
 from svite.sparsity.layers import plain_name
@@ -39,7 +40,7 @@ def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
 
     The numbers are those of the masked run up to rounding (dropout inside of a layer draws others). Steps that look at
     gradients of the dead run whole, as do evaluation, compiled models, and layers with a gate or a norm between their
-    two linear layers.
+    two linear layers, or one of which FSDP2 gathers by itself.
     """
     handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
@@ -55,7 +56,8 @@ def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
 
 
 def _is_plain(layer: Attention | Mlp) -> bool:
-    return isinstance(layer.norm, nn.Identity) and getattr(layer, "gate", None) is None
+    gathered = any(isinstance(part, FSDPModule) for part in layer.children())  # only while it is at work
+    return isinstance(layer.norm, nn.Identity) and getattr(layer, "gate", None) is None and not gathered
 
 
 class _Enter:
@@ -70,14 +72,14 @@ class _Enter:
             return
         if self.sparsifier.wants_dense_gradient:
             return
-        if 0 < len(index := self._living()) < self.sparsifier.alive[self.unit].numel():
+        if 0 < len(index := self._living()) < self.sparsifier.units[self.unit].size:
             for owner, name, value in self.view(module, index):
                 owner.__dict__[name] = value  # hides the parameter of that name from forward, and from nothing else
 
     def _living(self) -> Int[Tensor, " member"]:
-        alive = self.sparsifier.alive[self.unit]
+        alive = self.sparsifier.alive
         if alive is not self._alive:  # counting them asks the device, so once a topology
-            self._alive, self._index = alive, alive[0].nonzero().flatten()
+            self._alive, self._index = alive, alive[self.unit][0].nonzero().flatten()
         return self._index
 
     def __reduce__(self) -> tuple:

@@ -1,0 +1,72 @@
+"""Parameters that FSDP2 has sharded: this rank's shard in every step, the whole where a topology is chosen.
+
+Parameters, gradients, optimizer state and masks are then DTensors. Scores are elementwise, so they shard alike, and
+are gathered one weight at a time. On plain tensors every function here is the identity.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.optim import Optimizer
+
+
+def is_sharded(tensors: Iterable[Tensor]) -> bool:
+    """Whether any of the tensors lies in shards."""
+    return any(isinstance(tensor, DTensor) for tensor in tensors)
+
+
+def whole(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """All of a tensor, the same on every rank; all ranks have to ask, in the same order."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """This rank's shard itself, not a copy; it may be empty."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(tensor: Shaped[Tensor, "..."], parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """What every rank has whole, in shards as `parameter` is; nothing is sent."""
+    if not isinstance(parameter, DTensor):
+        return tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def dealt(members: Shaped[Tensor, "arena member"], parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, "arena member"]:
+    """What every rank has whole, in equal shares along its longer side, over the ranks that `parameter` is sharded on.
+
+    Members need not end where shards of their weight do: a block spans rows.
+    """
+    if not isinstance(parameter, DTensor):
+        return members
+    longer = Shard(int(members.shape[1] > members.shape[0]))
+    mesh = parameter.device_mesh
+    return distribute_tensor(members, mesh, [longer] * mesh.ndim, src_data_rank=None)
+
+
+def at_rest(model: nn.Module) -> None:
+    """Give up gathered parameters: after a forward pass without a backward pass FSDP2 keeps those of its root."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def refuse_replaced(weights: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+    """ValueError names a weight that is none of the model's any more, FSDP2 having put its shards in its place."""
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = set(map(id, trained))
+    replaced = [name for name, weight in weights.items() if not is_sharded([weight]) and id(weight) not in known]
+    if replaced and is_sharded(trained):
+        raise ValueError(f"`fully_shard` has replaced {replaced[0]}; build the sparsifier after it.")
+
+
+def refuse_sharded(model: nn.Module, what: str) -> None:
+    """ValueError where FSDP2 has sharded the model, so that it would not synchronise the parameters `what` brings."""
+    if is_sharded(model.parameters()):
+        raise ValueError(
+            f"FSDP2 does not know of parameters that come after `fully_shard`, as {what} would; add them before it, or "
+            "train with DDP."
+        )

@@ -1,0 +1,60 @@
+"""What several processes do together: agree, and tell where they do not. One process agrees with itself."""
+
+import zlib
+from collections.abc import Iterator
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from svite.sparsity.sparsifier import Sparsifier
+from svite.train.source import Batch, Share
+
+
+def accelerator_of_this_machine() -> Accelerator:
+    """Accelerate's view of the processes that a launcher started; on CPU where there is no GPU."""
+    return Accelerator(cpu=not torch.cuda.is_available())
+
+
+def share_of(accelerator: Accelerator) -> Share:
+    """This process's part."""
+    return Share(accelerator.process_index, accelerator.num_processes)
+
+
+def together(accelerator: Accelerator, *values: Tensor | float) -> list[float]:
+    """The mean of each value over all processes, in one exchange."""
+    own = torch.stack([torch.as_tensor(value, dtype=torch.float64).detach().cpu() for value in values])
+    if accelerator.num_processes == 1:
+        return own.tolist()
+    return accelerator.reduce(own.to(accelerator.device), "mean").tolist()
+
+
+def refuse_disagreement(accelerator: Accelerator, sparsifier: Sparsifier, step: int) -> None:
+    """Compare a checksum of the masks across processes.
+
+    Raises RuntimeError where they differ: from then on each process would train a model of its own.
+    """
+    if accelerator.num_processes == 1:
+        return
+    masks = zlib.crc32(b"".join(bits.numpy().tobytes() for bits in sparsifier.state_dict()["alive"].values()))
+    everywhere = accelerator.gather(torch.tensor([masks], device=accelerator.device)).tolist()
+    if len(set(everywhere)) > 1:
+        odd = [rank for rank, each in enumerate(everywhere) if each != everywhere[0]]
+        raise RuntimeError(
+            f"At step {step} the masks of process {', '.join(map(str, odd))} differ from those of process 0; "
+            "gradients or weights are not the same everywhere. The last checkpoint stands."
+        )
+
+
+def padded(accelerator: Accelerator, batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Batches, and whether each counts: who has none left repeats its last, for a sharded model's forward pass needs
+    every process."""
+    last: Batch | None = None
+    while True:
+        batch = next(batches, None)
+        if together(accelerator, batch is not None)[0] == 0:
+            return
+        if batch is None and last is None:
+            raise ValueError("There are fewer validation images than processes; use fewer processes.")
+        last = batch or last
+        yield last, batch is not None
