@@ -10,12 +10,24 @@ from typing import Any
 import timm
 import torch
 
-from benchmarks import card, deployed, inference, latency, memory, narrowed, peers, step, update
+from benchmarks import card, deployed, inference, latency, loops, memory, narrowed, peers, scaling, step, update
 from benchmarks.claim import table
 from svite import study
 
 TINY, SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
-PARTS = ("memory", "step", "update", "inference", "narrowed", "peers", "layers", "models", "runtimes")
+PARTS = (
+    "memory",
+    "step",
+    "update",
+    "inference",
+    "narrowed",
+    "peers",
+    "layers",
+    "models",
+    "runtimes",
+    "loops",
+    "scaling",
+)
 AT = (3, 6, 9)  # blocks before which tokens are removed, as in DynamicViT and EViT: their layers 4, 7 and 10
 
 
@@ -54,6 +66,8 @@ def main() -> None:
         "peers": partial(peers.measure, "DeiT-Small", small, arguments.rounds),
         "layers": partial(deployed.layers, arguments.rounds),
         "models": partial(deployed.models, "DeiT-Small", small, arguments.rounds, AT),
+        "loops": partial(loops.measure, TINY, arguments.rounds),
+        "scaling": partial(scaling.measure, min(arguments.rounds, 5)),
         "runtimes": partial(deployed.peers, "DeiT-Small", small, arguments.rounds),
     }
     for name in arguments.only or parts:
