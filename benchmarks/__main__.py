@@ -10,24 +10,26 @@ from typing import Any
 import timm
 import torch
 
-from benchmarks import card, deployed, inference, latency, loops, memory, narrowed, peers, scaling, step, update
+from benchmarks import (
+    card,
+    deployed,
+    inference,
+    latency,
+    loading,
+    loops,
+    memory,
+    narrowed,
+    peers,
+    scaling,
+    step,
+    update,
+)
 from benchmarks.claim import table
 from svite import study
 
 TINY, SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
-PARTS = (
-    "memory",
-    "step",
-    "update",
-    "inference",
-    "narrowed",
-    "peers",
-    "layers",
-    "models",
-    "runtimes",
-    "loops",
-    "scaling",
-)
+PARTS = ("memory", "step", "update", "loading", "inference", "narrowed", "peers", "layers", "models", "runtimes")
+PARTS += ("loops", "scaling")
 AT = (3, 6, 9)  # blocks before which tokens are removed, as in DynamicViT and EViT: their layers 4, 7 and 10
 
 
@@ -61,6 +63,7 @@ def main() -> None:
         "memory": partial(memory.measure, TINY, runs=min(arguments.rounds, 3)),
         "step": partial(step.measure, "DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
         "update": partial(update.measure, "DeiT-Small", small, arguments.rounds),
+        "loading": partial(loading.measure, "DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
         "inference": partial(inference.measure, "DeiT-Small", small, arguments.rounds, AT),
         "narrowed": partial(narrowed.measure, "DeiT-Small", small, min(arguments.rounds, 10), AT),
         "peers": partial(peers.measure, "DeiT-Small", small, arguments.rounds),

@@ -35,8 +35,13 @@ class Split:
         """The first so many images (readers sort by class, so they are taken evenly over the split)."""
         if images is None or images >= len(self):
             return self
-        chosen = torch.linspace(0, len(self) - 1, images).long()
+        chosen = evenly(len(self), images)
         return Split(self.images[chosen], self.labels[chosen])
+
+
+def evenly(images: int, wanted: int) -> Int[Tensor, " image"]:
+    """So many of the numbers of `images`, in order and at equal distances."""
+    return torch.linspace(0, images - 1, wanted).long()
 
 
 def check(folder: str | Path) -> None:
