@@ -18,7 +18,7 @@ from svite.study import Run
 from svite.train.checkpoint import Writer
 from svite.train.loop import Loop
 from svite.train.source import Batch, Share
-from svite.train.store import input_of
+from svite.vit.cost import input_shape
 
 RECIPE = Recipe(epochs=1000, batch=16, optimizer="adamw", lr=5e-4, clip=1.0, ema=0.9999, interval=100)
 STEPS = 4  # timed in one go
@@ -29,7 +29,7 @@ class Fixed:
     """The same images in every batch: what is timed is the loop."""
 
     def __init__(self, name: str, images: int, batch: int) -> None:
-        shape = input_of(Model(name=name))["input_size"]
+        shape = input_shape(timm.create_model(name))
         self.images, self.pixels = images, torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
         self.labels = torch.arange(batch) % 10
 
