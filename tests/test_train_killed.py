@@ -19,8 +19,8 @@ from svite.recipe import Mixing
 from svite.train import checkpoint, loop, results
 from svite.train.checkpoint import Writer, last_good, previous, save_checkpoint
 from svite.train.data import Data
+from svite.train.ending import Stopped
 from svite.train.launch import OWN_STORE
-from svite.train.loop import Stopped
 
 ROOT = Path(__file__).parent.parent
 KILLS = 20
