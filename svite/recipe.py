@@ -42,6 +42,12 @@ class Mixing(Strict):
     probability: Share = 1.0
     switch: Share = Field(default=0.5, description="how often cutmix, where both are on")
 
+    @model_validator(mode="after")
+    def _mixes(self) -> Any:
+        if not (self.mixup or self.cutmix):
+            raise ValueError("mixup and cutmix are both 0; leave mixing out where nothing is to be mixed")
+        return self
+
 
 class Distillation(Strict):
     """A teacher: a model of timm's, or a file that `svite.save` wrote."""

@@ -113,9 +113,11 @@ class Loop:
         agreed = together(self.accelerator, self._backward(images, labels), self.saving, self.asked_to_end)
         self.loss, self.saving, self.stopping = agreed[0], agreed[1] > 0, agreed[2] > 0
         if not math.isfinite(self.loss):
+            with self.autocast:
+                layer = first_layer(self.plain_model, images)
             raise Diverged(
                 f"The loss is {self.loss} at step {self.step}, in epoch {self.step // self.per_epoch + 1}; the first "
-                f"layer whose output is not finite is {first_layer(self.plain_model, images)}."
+                f"layer whose output is not finite is {layer}."
             )
         self._update()
         self.loss_sum += self.loss
@@ -163,7 +165,7 @@ class Loop:
             "epoch": self.step // self.per_epoch,
             "step": self.step,
             "images": self.step * self.recipe.batch,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),  # of the last layer, where they decay
             "train_loss": self.loss_sum / self.per_epoch,
             "validation_loss": found.loss,
             "validation_top1": found.top1,

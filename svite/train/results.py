@@ -47,7 +47,13 @@ def settings(run: Run, data: Data | Images, start: str | Path | None) -> dict[st
         found = sums.read_text() if sums.exists() else str(data.folder)
     else:
         found = data.model_dump(mode="json", exclude={"workers", "cache", "cache_gigabytes"})
-    return {"run": run.model_dump(mode="json"), "data": found, "start": sha256(start) if start else None}
+    teacher = run.recipe.distillation and Path(run.recipe.distillation.teacher)
+    return {
+        "run": run.model_dump(mode="json"),
+        "data": found,
+        "start": sha256(start) if start else None,
+        "teacher": sha256(teacher) if teacher and teacher.is_file() else None,
+    }
 
 
 def identity(run: Run, data: Data | Images, start: str | Path | None) -> str:
