@@ -10,12 +10,26 @@ from typing import Any
 import timm
 import torch
 
-from benchmarks import card, deployed, inference, latency, loading, memory, narrowed, peers, step, update
+from benchmarks import (
+    card,
+    deployed,
+    inference,
+    latency,
+    loading,
+    loops,
+    memory,
+    narrowed,
+    peers,
+    scaling,
+    step,
+    update,
+)
 from benchmarks.claim import table
 from svite import study
 
 TINY, SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
 PARTS = ("memory", "step", "update", "loading", "inference", "narrowed", "peers", "layers", "models", "runtimes")
+PARTS += ("loops", "scaling")
 AT = (3, 6, 9)  # blocks before which tokens are removed, as in DynamicViT and EViT: their layers 4, 7 and 10
 
 
@@ -55,6 +69,8 @@ def main() -> None:
         "peers": partial(peers.measure, "DeiT-Small", small, arguments.rounds),
         "layers": partial(deployed.layers, arguments.rounds),
         "models": partial(deployed.models, "DeiT-Small", small, arguments.rounds, AT),
+        "loops": partial(loops.measure, TINY, arguments.rounds),
+        "scaling": partial(scaling.measure, min(arguments.rounds, 5)),
         "runtimes": partial(deployed.peers, "DeiT-Small", small, arguments.rounds),
     }
     for name in arguments.only or parts:

@@ -5,7 +5,7 @@ import signal
 import sys
 from types import FrameType
 
-from svite import chores, pipeline
+from svite import chores, pipeline, training
 from svite.locks import PipelineError
 from svite.notebooks import NotebookError
 
@@ -44,6 +44,7 @@ COMMANDS = {
     "smoke": lambda arguments: chores.smoke(arguments.jobs, arguments.twice),
     "figures": lambda arguments: chores.figures(),
     "drift": lambda arguments: chores.drift(),
+    "train": lambda arguments: training.run(arguments),
 }
 
 
@@ -57,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--jobs", type=positive, default=1, help="stages at a time (1)")
     smoke.add_argument("--twice", action="store_true", help="and again: it must find nothing to do")
     commands.add_parser("figures", help="figures, tables and report again, from results in git")
+    commands.add_parser(
+        "train", help="one model by itself, on one process or many", parents=[training.parser()], add_help=False
+    )
     commands.add_parser("drift", help="committed results against those of this working tree")
     return top
 

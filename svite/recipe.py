@@ -1,5 +1,6 @@
 """How a model is trained, as a parameter file says it. Imports no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,12 @@ class Mixing(Strict):
     cutmix: Amount = 1.0
     probability: Share = 1.0
     switch: Share = Field(default=0.5, description="how often cutmix, where both are on")
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Any:
+        if not (self.mixup or self.cutmix):
+            raise ValueError("mixup and cutmix are both 0; leave mixing out where nothing is to be mixed")
+        return self
 
 
 class Distillation(Strict):
@@ -137,17 +144,30 @@ def parse(kind: type[Strict], values: dict[str, Any], where: str) -> Any:
         raise ValueError(sentence(error, where)) from None
 
 
-def read(path: str | Path, kind: type[Strict]) -> Any:
-    """A parameter file.
+def read(path: str | Path, kind: type[Strict], changes: Sequence[str] = ()) -> Any:
+    """A parameter file, with some of its values set anew: `recipe.lr=0.001`, say.
 
-    Raises ValueError, in one sentence, for a file that is no mapping, an unknown key, a value out of range.
+    Raises FileNotFoundError; ValueError, in one sentence, for a file that is no mapping, an unknown key, a value out of
+    range.
     """
     from ruamel.yaml import YAML, YAMLError
 
+    yaml = YAML(typ="safe")  # builds plain values only, whatever a file's tags ask for
     try:
-        values = YAML(typ="safe").load(Path(path))
+        values = yaml.load(Path(path))
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds no mapping; it should have the keys {', '.join(kind.model_fields)}.")
+        for change in changes:
+            key, equals, value = change.partition("=")
+            if not equals:
+                raise ValueError(f"'{change}' sets nothing; it should read key=value, recipe.lr=0.001 say.")
+            *outer, last = key.split(".")
+            inner = values
+            for name in outer:
+                inner = inner.setdefault(name, {})
+            inner[last] = yaml.load(value)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no parameter file {path}.") from None
     except YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no mapping; it should have the keys {', '.join(kind.model_fields)}.")
     return parse(kind, values, str(path))

@@ -50,7 +50,8 @@ def key(method: str, density: float, seed: int) -> str:
 class Training(Run):
     """One run by itself, with its data: what `svite train` reads."""
 
-    data: str | Images
+    data: str | Images = Field(description="a folder that is small enough for memory, or images read as needed")
+    start: str | None = Field(default=None, description="a trained model of svite's to start from")
 
     @property
     def run(self) -> Run:

@@ -11,7 +11,20 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks import __main__, deployed, inference, latency, loading, memory, peers, peers_runtime, step, update
+from benchmarks import (
+    __main__,
+    deployed,
+    inference,
+    latency,
+    loading,
+    loops,
+    memory,
+    peers,
+    peers_runtime,
+    scaling,
+    step,
+    update,
+)
 from benchmarks import card as card_of
 from benchmarks.claim import Claim, table
 from benchmarks.interleave import interleave, spread
@@ -134,6 +147,7 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(peers_runtime, "find_spec", lambda name: name == "onnxruntime")
     monkeypatch.setattr(deployed, "SHAPES", ((48, 32), (64, 32)))
     monkeypatch.setattr(deployed, "TOKENS", 32)
+    monkeypatch.setattr(scaling, "started", lambda processes: 2.0 / processes)
     monkeypatch.setattr(torch, "compile", lambda model: model)  # takes minutes
     monkeypatch.setattr(card_of, "copy_bandwidth", lambda: 1e10)
     options = {"--rounds": 1, "--output": output, "--models": tmp_path, "--latency": tmp_path / "latency.json"}
@@ -149,8 +163,10 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     floors += [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
     floors += [2.0, 3.8, 7.0, 3.0] * 2  # of layers
     floors += [0.97, 0.97, 0.97, 1.5, 2.4, 3.2, 3.5, 0.97, 0.97, 0.97, 0.97, 1.8, 0.97, 1.8, 3.0]  # of whole models
-    assert [claim["bound"] for claim in result["claims"]] == bounds + [None] * len(floors)
-    assert [claim["floor"] for claim in result["claims"]] == [None] * len(bounds) + floors
+    ends = {claim["name"]: (claim["bound"], claim["floor"]) for claim in result["claims"]}
+    kept = [(bound, None) for bound in bounds] + [(None, floor) for floor in floors]
+    kept += [(None, loops.EQUAL), (loops.SPARSE, None), (None, None), (1.0, None), (None, None), (None, scaling.FLOOR)]
+    assert list(ends.values()) == kept
     assert [claim["part"] for claim in result["claims"]] == sorted(
         (claim["part"] for claim in result["claims"]), key=__main__.PARTS.index
     )

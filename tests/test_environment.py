@@ -61,8 +61,8 @@ def test_conda_brings_python_and_takes_the_versions_from_the_lock():
 
 
 def sources() -> list[str]:
-    """The text of every module, test, benchmark and notebook cell."""
-    folders = ("svite", "tests", "benchmarks")
+    """The text of every module, test, benchmark, example and notebook cell."""
+    folders = ("svite", "tests", "benchmarks", "docs")
     texts = [path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py")]
     for path in (ROOT / "notebooks").rglob("*.ipynb"):
         cells = json.loads(path.read_text())["cells"]

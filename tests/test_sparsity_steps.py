@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny import (
     DYNAMIC,
-    OPTIMIZERS,
     PRUNING,
     SHORT,
     STEPS,
@@ -171,57 +170,6 @@ def test_a_step_that_a_gradient_scaler_skips_does_not_count(attach, fused):
     assert [update.step for update in sparsifier.updates] == [2, 4]
     assert sparsifier.density == pytest.approx(0.5, abs=0.02)
     assert dead_are_zero(sparsifier)
-
-
-# attach()
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_attach_equals_explicit_calls_bit_for_bit(optimizer):
-    explicit, attached = vit(), vit()
-    run(explicit, OPTIMIZERS[optimizer](explicit), first := made("svite", explicit), SHORT)
-    second, hooked = made("svite", attached), OPTIMIZERS[optimizer](attached)
-    second.attach(hooked)
-    run(attached, hooked, None, SHORT)
-    assert same(weights_of(explicit), weights_of(attached))
-    assert first.updates == second.updates
-    assert len(second.updates) == 2
-    assert second.step == len(SHORT)
-
-
-def test_attach_works_with_a_closure_that_makes_the_gradients_inside_the_step():
-    explicit, attached = vit(), vit()
-    run(explicit, adamw(explicit), made("svite", explicit), SHORT)
-    sparsifier, optimizer = made("svite", attached), adamw(attached)
-    sparsifier.attach(optimizer)
-    for step in SHORT:
-
-        def closure(step=step):
-            optimizer.zero_grad()
-            return backward(attached, step).requires_grad_()
-
-        optimizer.step(closure) if step % 2 else optimizer.step(closure=closure)
-    assert same(weights_of(explicit), weights_of(attached))
-
-
-def test_attached_gradients_are_masked_as_they_accumulate_except_at_updates():
-    model = vit()
-    sparsifier, optimizer = made("svite", model), adamw(model)
-    handle = sparsifier.attach(optimizer)
-    for step in range(9):
-        optimizer.zero_grad()
-        for part in range(2):  # accumulation
-            backward(model, 2 * step + part)
-        dense = any(weight.grad[~sparsifier.masks[name]].any() for name, weight in sparsifier.weights.items())
-        assert dense == (step in (4, 8))
-        optimizer.step()
-        assert dead_are_zero(sparsifier)
-    handle.remove()
-    optimizer.zero_grad()
-    backward(model, 9)
-    assert any(weight.grad[~sparsifier.masks[name]].any() for name, weight in sparsifier.weights.items())
-    optimizer.step()
-    assert sparsifier.step == 9
 
 
 def test_a_sparsifier_works_through_accelerates_optimizer():

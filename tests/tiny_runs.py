@@ -63,9 +63,9 @@ def a_run(method: str = "svite", density: float = 0.5, seed: int = 0, **recipe: 
     )
 
 
-def loop_of(run: Run, data: Data, start: Path | None = None) -> Loop:
+def loop_of(run: Run, data: Data, start: Path | None = None, shard: bool = False) -> Loop:
     """The run's state before its first step."""
-    return Loop(run, InMemory(data, run.recipe, run.seed), start)
+    return Loop(run, InMemory(data, run.recipe, run.seed), start, shard)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

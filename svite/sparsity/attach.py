@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 class Attachment:
-    """The hooks; while they are on, the loop calls nothing of the sparsifier itself."""
+    """The hooks; while they are on, the loop calls nothing of the sparsifier itself.
+
+    The optimizer's state_dict then carries the sparsifier's, for moments belong to a topology: who saves and loads the
+    one keeps both.
+    """
 
     def __init__(self, sparsifier: "Sparsifier", optimizer: Optimizer) -> None:
         sparsifier.watch(optimizer)
@@ -22,6 +26,8 @@ class Attachment:
         self._handles = [
             inner.register_step_pre_hook(_prepare(sparsifier)),
             inner.register_step_post_hook(lambda *_: sparsifier.after_step()),
+            inner.register_state_dict_post_hook(lambda _, state: state.update(sparsifier=sparsifier.state_dict())),
+            inner.register_load_state_dict_pre_hook(_resume(sparsifier)),
         ]
         self._handles += [
             sparsifier.weights[name].register_post_accumulate_grad_hook(_mask_gradient(sparsifier, name))
@@ -54,5 +60,14 @@ def _mask_gradient(sparsifier: "Sparsifier", name: str) -> Callable[[Tensor], No
     def hook(weight: Tensor) -> None:
         if not sparsifier.wants_dense_gradient:
             silence(weight.grad, sparsifier.masks[name])
+
+    return hook
+
+
+def _resume(sparsifier: "Sparsifier") -> Callable[[Optimizer, dict[str, Any]], None]:
+    def hook(_: Optimizer, state: dict[str, Any]) -> None:
+        if "sparsifier" not in state:
+            raise ValueError("The optimizer's state was saved without a topology; load it first and attach then.")
+        sparsifier.restore(state["sparsifier"])
 
     return hook

@@ -98,4 +98,4 @@ class History:
         """Go on with a saved history."""
         self.born, self.died = dict(state["born"]), dict(state["died"])
         self.updates = [Update(**update) for update in state["updates"]]
-        self._ever = {name: bits.clone() for name, bits in state["ever"].items()}
+        self._ever = {name: bits.to("cpu", copy=True) for name, bits in state["ever"].items()}

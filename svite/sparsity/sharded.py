@@ -66,4 +66,7 @@ def refuse_replaced(weights: Mapping[str, Tensor], optimizer: Optimizer) -> None
 def refuse_sharded(model: nn.Module, what: str) -> None:
     """ValueError where FSDP2 has sharded the model, so that it would not synchronise the parameters `what` brings."""
     if is_sharded(model.parameters()):
-        raise ValueError(f"`fully_shard` would not know of the parameters that {what} adds; add them before it.")
+        raise ValueError(
+            f"FSDP2 does not know of parameters that come after `fully_shard`, as {what} would; add them before it, or "
+            "train with DDP."
+        )

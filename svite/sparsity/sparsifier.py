@@ -79,9 +79,12 @@ class Sparsifier:
 
     @torch.no_grad()
     def _set(self, alive: dict[str, Bool[Tensor, "arena member"]]) -> None:
+        self._hold(alive)
+        self._mask_weights()
+
+    def _hold(self, alive: dict[str, Bool[Tensor, "arena member"]]) -> None:
         self.alive = mask.Packed(alive) if is_sharded(self.weights.values()) else alive
         self.masks = self._spread(alive.items(), self.weights)
-        self._mask_weights()
 
     def _spread(self, topology: Iterable[tuple[str, Tensor]], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
@@ -196,6 +199,10 @@ class Sparsifier:
         """Hook into an optimizer, for a loop that is not yours; `.remove()` takes the hooks off again.
 
         Gradients are masked as they accumulate, so clipping sees them masked; where an update is due they stay dense.
+        The optimizer's state_dict carries this one's, so a loop that resumes its optimizer resumes the topology.
+
+        Raises ValueError for an optimizer that is not known to work with masks; later, when a state without a topology
+        or with another model's is loaded into it.
         """
         return Attachment(self, optimizer)
 
@@ -272,6 +279,11 @@ class Sparsifier:
 
         Raises ValueError naming the units that differ; nothing has changed then.
         """
+        self.restore(state)
+        self._mask_weights()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """As `load_state_dict`, but for the weights, which the same checkpoint brings along, sooner or later."""
         shapes = self._shapes
         different = sorted(n for n in {*shapes, *state["shapes"]} if shapes.get(n) != state["shapes"].get(n))
         if different:
@@ -280,4 +292,4 @@ class Sparsifier:
         self.history.load_state_dict(state["history"])
         self.scorer.load_state_dict(state["scores"])
         alive = {name: mask.unpack(bits, tuple(self.alive[name].shape)) for name, bits in state["alive"].items()}
-        self._set({name: members.to(self.alive[name].device) for name, members in alive.items()})
+        self._hold({name: members.to(self.alive[name].device) for name, members in alive.items()})

@@ -103,7 +103,7 @@ def select(
     """
     blocks = [at] if isinstance(at, int) else list(at)
     _check(model, keep, blocks)
-    refuse_sharded(model, "a token selector")
+    refuse_sharded(model, "a selector's")
     selectors = {index: Selector(keep, model.num_prefix_tokens, scorer(model, index)) for index in blocks}
     for index, selector in selectors.items():
         block = model.blocks[index]

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from svite.sparsity.sharded import at_rest
 from svite.train.data import Data, Split
 from svite.train.processes import padded
 from svite.train.source import Batch
@@ -62,4 +63,5 @@ def validated(model: nn.Module, batches: Iterable[Batch], accelerator: Accelerat
             output = model(images.to(accelerator.device)).float().cpu()
             if counts:
                 sums += _sums(output, labels)
+    at_rest(model)
     return _means(accelerator.reduce(sums.to(accelerator.device), "sum").cpu())

@@ -2,10 +2,8 @@
 
 import math
 import os
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from svite.sparsity.sharded import at_rest
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study import Run
 from svite.tokens import anneal
-from svite.train import budget
+from svite.train import budget, sharding
 from svite.train.checkpoint import Writer, last_good, refuse_other
+from svite.train.ending import Stopped, naming_the_last_good, until_asked
 from svite.train.evaluate import validated
 from svite.train.finite import Diverged, first_layer
 from svite.train.objective import Labels, Objective, Pixels
@@ -31,23 +31,6 @@ from svite.vit.narrow import narrow
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Stopped(Exception):
-    """Training was asked to end, and has saved where it is."""
-
-
-@contextmanager
-def asked_to_end(loop: "Loop") -> Iterator[None]:
-    """Let SIGTERM end the loop after the step that it is in. (Signals reach the main thread only.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: setattr(loop, "stopping", True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass
@@ -68,30 +51,40 @@ class Loop:
     Raises ValueError for what does not go together in a run, before anything is trained.
     """
 
-    def __init__(self, run: Run, source: Source, start: str | Path | None = None) -> None:
+    def __init__(self, run: Run, source: Source, start: str | Path | None = None, shard: bool = False) -> None:
         torch.set_num_threads(int(os.environ.get("SVITE_THREADS", "1")))
-        self.run, self.source, self.recipe = run, source, run.recipe
+        self.run, self.source, self.recipe, self.start = run, source, run.recipe, start
         self.accelerator = accelerator_of_this_machine()
+        self.sharded = shard and self.accelerator.num_processes > 1
         self.share, device = share_of(self.accelerator), self.accelerator.device
         self.per_epoch = self._checked_steps()
         self.epochs = budget.epochs(run, pretrained=start is not None)
         self.steps = self.epochs * self.per_epoch
         torch.manual_seed(run.seed)
         model = first_model(run, start).to(device)
+        self.average = Average(model, self.recipe.ema) if self.recipe.ema and self.sharded else None  # it copies plain
+        if self.sharded:
+            for each in (model, self.average.model) if self.average else (model,):
+                sharding.shard(each, device, self.share.of)
         self.sparsifier = sparsify(run, model, self.steps)  # some methods add parameters, so the optimizer comes after
         if self.sparsifier:
             narrow(model, self.sparsifier)
-        self.macs, self.plain_model = macs(model), model
+        if self.recipe.ema:
+            self.average = self.average or Average(model, self.recipe.ema)
+            self.average.keep_sparse(self.sparsifier)
+        self.plain_model, self.macs = model, macs(model)
+        at_rest(model)
         self.objective = Objective(self.recipe, model, device)
-        self.average = Average(model, self.recipe.ema, self.sparsifier) if self.recipe.ema else None
         self.optimizer = make_optimizer(model, self.recipe)
         self.schedule = make_schedule(self.optimizer, self.recipe, self.steps)
-        self.model = self.accelerator.prepare_model(torch.compile(model) if self.recipe.compile else model)
+        compiled = torch.compile(model) if self.recipe.compile else model
+        self.model = compiled if self.sharded else self.accelerator.prepare_model(compiled)
         half = HALF_PRECISION.get(self.recipe.precision)
         self.autocast = torch.autocast(device.type, half, enabled=half is not None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
         self.step, self.spent, self.loss_sum, self.rows = 0, 0.0, 0.0, []
-        self.loss, self.saving, self.stopping, self.batches = 0.0, False, False, self._from_here_on()
+        self.loss, self.batches = 0.0, self._from_here_on()
+        self.saving = self.stopping = self.asked_to_end = False
 
     def _checked_steps(self) -> int:
         batch, processes, parts = self.recipe.batch, self.share.of, self.recipe.accumulate
@@ -117,12 +110,14 @@ class Loop:
         images, labels = self.objective.mixed(images, labels, seed)
         self.schedule.step_update(self.step)
         anneal(self.model, self.step / self.steps)
-        agreed = together(self.accelerator, self._backward(images, labels), self.saving, self.stopping)
+        agreed = together(self.accelerator, self._backward(images, labels), self.saving, self.asked_to_end)
         self.loss, self.saving, self.stopping = agreed[0], agreed[1] > 0, agreed[2] > 0
         if not math.isfinite(self.loss):
+            with self.autocast:
+                layer = first_layer(self.plain_model, images)
             raise Diverged(
                 f"The loss is {self.loss} at step {self.step}, in epoch {self.step // self.per_epoch + 1}; the first "
-                f"layer whose output is not finite is {first_layer(self.plain_model, images)}."
+                f"layer whose output is not finite is {layer}."
             )
         self._update()
         self.loss_sum += self.loss
@@ -154,7 +149,7 @@ class Loop:
         if self.sparsifier:
             self.sparsifier.after_step()
         if self.average:
-            self.average.follow(self.plain_model)
+            self.average.follow(self.plain_model, self.sparsifier)
         self.optimizer.zero_grad()
 
     @property
@@ -170,7 +165,7 @@ class Loop:
             "epoch": self.step // self.per_epoch,
             "step": self.step,
             "images": self.step * self.recipe.batch,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),  # of the last layer, where they decay
             "train_loss": self.loss_sum / self.per_epoch,
             "validation_loss": found.loss,
             "validation_top1": found.top1,
@@ -183,16 +178,19 @@ class Loop:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs; random numbers are functions of seed and step."""
+        """All that a resumed run needs, on however many processes; random numbers are functions of seed and step.
+
+        Where parameters are sharded all processes have to ask.
+        """
         return {
             "step": self.step,
             "spent": self.spent,
             "loss_sum": self.loss_sum,
             "rows": list(self.rows),
-            "model": self.plain_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": sharding.gathered(self.plain_model.state_dict()),
+            "optimizer": sharding.gathered(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
-            "average": self.average.model.state_dict() if self.average else None,
+            "average": sharding.gathered(self.average.model.state_dict()) if self.average else None,
             "sparsifier": self.sparsifier.state_dict() if self.sparsifier else None,
         }
 
@@ -200,13 +198,14 @@ class Loop:
         """Go on where `state_dict` was taken."""
         self.step, self.spent, self.loss_sum = state["step"], state["spent"], state["loss_sum"]
         self.rows, self.batches = list(state["rows"]), self._from_here_on()
-        self.plain_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        sharding.load_weights(self.plain_model, state["model"])
+        sharding.load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.sparsifier:
             self.sparsifier.load_state_dict(state["sparsifier"])
         if self.average:
-            self.average.load_state_dict(state["average"])
+            sharding.load_weights(self.average.model, state["average"])
+            self.average.keep_sparse(self.sparsifier)
 
     def resume(self, checkpoint: str | Path, settings: dict[str, Any]) -> None:
         """Go on from the newest checkpoint that can be read, if there is one.
@@ -231,11 +230,27 @@ class Loop:
         writer = Writer(checkpoint) if checkpoint is not None and self.accelerator.is_main_process else None
         progress = Progress(self.epochs, self.step / self.per_epoch, self.accelerator.is_main_process)
         self.model.train()
-        with asked_to_end(self), writer or nullcontext():
+        with naming_the_last_good(checkpoint), until_asked(self.end), writer or nullcontext():
             while self.step < self.steps:
                 self._go_on(writer, progress)
         images = self.steps * self.recipe.batch
-        return Trained(self.run, self.judged, self.sparsifier, self.rows, images, self.spent)
+        return Trained(self.run, *self.finished(), self.rows, images, self.spent)
+
+    def end(self) -> None:
+        """Ask for an end after the step that is under way, of all processes."""
+        self.asked_to_end = True
+
+    def finished(self) -> tuple[nn.Module, Sparsifier | None]:
+        """The model that counts and its sparsifier, whole in every process."""
+        if not self.sharded:
+            return self.judged, self.sparsifier
+        weights = sharding.gathered(self.judged.state_dict())
+        model = first_model(self.run, self.start)
+        sparsifier = sparsify(self.run, model, self.steps)
+        if sparsifier:
+            sparsifier.load_state_dict(self.sparsifier.state_dict())
+        model.load_state_dict(weights)
+        return model, sparsifier
 
     def _go_on(self, writer: Writer | None, progress: Progress) -> None:
         """One step, and what is due after it."""
@@ -246,8 +261,10 @@ class Loop:
             progress.show(row["epoch"], row["train_loss"], row["validation_top1"], row["density"])
         else:
             progress.tick(self.step / self.per_epoch, self.loss)
-        if writer and (self.saving or self.stopping):
-            writer.save({"settings": self.settings, "loop": self.state_dict()})
+        if (self.saving or self.stopping) and (writer or self.sharded):
+            state = self.state_dict()
+            if writer:
+                writer.save({"settings": self.settings, "loop": state})
         if self.stopping:
             if writer:
                 writer.wait()

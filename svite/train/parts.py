@@ -8,7 +8,7 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from svite import methods
 from svite.recipe import Recipe
@@ -68,22 +68,22 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) 
 class Average:
     """timm's moving average of the weights, as sparse as the model."""
 
-    def __init__(self, model: nn.Module, decay: float, sparsifier: Sparsifier | None) -> None:
-        self.ema, self.sparsifier, self.updates = ModelEmaV3(model, decay=decay), sparsifier, 0
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.ema, self.updates = ModelEmaV3(model, decay=decay), 0
 
     @property
     def model(self) -> nn.Module:
         """The averaged model."""
         return self.ema.module
 
-    def follow(self, model: nn.Module) -> None:
-        """After a step. What died leaves the average at once; else it would live on there, smaller and smaller."""
+    def follow(self, model: nn.Module, sparsifier: Sparsifier | None) -> None:
+        """After a step."""
         self.ema.update(model)
-        if self.sparsifier and len(self.sparsifier.updates) > self.updates:
-            self.sparsifier.apply(self.model)
-            self.updates = len(self.sparsifier.updates)
+        if sparsifier and len(sparsifier.updates) > self.updates:
+            self.keep_sparse(sparsifier)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with saved averages, beside a sparsifier that goes on too."""
-        self.model.load_state_dict(state)
-        self.updates = len(self.sparsifier.updates) if self.sparsifier else 0
+    def keep_sparse(self, sparsifier: Sparsifier | None) -> None:
+        """What died leaves the average at once; else it would live on there, smaller and smaller."""
+        if sparsifier:
+            sparsifier.apply(self.model)
+            self.updates = len(sparsifier.updates)

@@ -17,9 +17,11 @@ from svite.study import HALF, Run, Study
 from svite.train.checkpoint import remove
 from svite.train.data import CHECKSUMS, Data
 from svite.train.finish import finished
+from svite.train.loaded import Loaded
 from svite.train.loop import Loop, Trained
 from svite.train.source import InMemory, Source
 from svite.train.store import build, load_model, save_model
+from svite.train.views import config
 from svite.vit import structure
 from svite.vit.cost import macs
 from svite.vit.surgery_alive import Masked
@@ -33,7 +35,9 @@ def data_for(run: Run, folder: str | Path) -> Data:
 
 def source_for(run: Run, data: Data | Images) -> Source:
     """The run's images, in memory or read as they are needed."""
-    return InMemory(data, run.recipe, run.seed)
+    if isinstance(data, Data):
+        return InMemory(data, run.recipe, run.seed)
+    return Loaded(data, run.recipe, run.seed, config(build(run.model)))
 
 
 def settings(run: Run, data: Data | Images, start: str | Path | None) -> dict[str, Any]:
@@ -43,7 +47,13 @@ def settings(run: Run, data: Data | Images, start: str | Path | None) -> dict[st
         found = sums.read_text() if sums.exists() else str(data.folder)
     else:
         found = data.model_dump(mode="json", exclude={"workers", "cache", "cache_gigabytes"})
-    return {"run": run.model_dump(mode="json"), "data": found, "start": sha256(start) if start else None}
+    teacher = run.recipe.distillation and Path(run.recipe.distillation.teacher)
+    return {
+        "run": run.model_dump(mode="json"),
+        "data": found,
+        "start": sha256(start) if start else None,
+        "teacher": sha256(teacher) if teacher and teacher.is_file() else None,
+    }
 
 
 def identity(run: Run, data: Data | Images, start: str | Path | None) -> str:
@@ -57,17 +67,19 @@ def train(
     folder: str | Path = "scratch",
     start: str | Path | None = None,
     checkpoint: str | Path | None = None,
+    shard: bool = False,
 ) -> Trained:
     """Train a run and write its model, metrics and curves below `folder`.
 
     A run that was stopped goes on from its checkpoint; a finished one leaves none. By default every run has one of its
-    own in `.scratch`; at a `checkpoint` that is named, one of other settings is refused.
+    own in `.scratch`; at a `checkpoint` that is named, one of other settings is refused. Several processes `shard` the
+    weights and the optimizer's state among them (FSDP2), or each hold all (DDP).
 
     Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`; nothing is written then.
     """
     folder = Path(folder)
     before = images_before(start)
-    loop = Loop(run, source_for(run, data), start)
+    loop = Loop(run, source_for(run, data), start, shard)
     checkpoint = checkpoint or folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
     trained = loop.fit(checkpoint, settings(run, data, start))
     if loop.accelerator.is_main_process:

@@ -39,7 +39,7 @@ def add_scales(model: nn.Module, layers: Sequence[str] | None = None) -> None:
     for _, block, scale in _places(model, layers).values():
         old = getattr(block, scale)
         if isinstance(old, nn.Identity):
-            refuse_sharded(model, "LayerScale")
+            refuse_sharded(model, "LayerScale's")
             like = next(block.parameters())
             new = LayerScale(block.norm1.weight.numel(), init_values=1.0).to(like)
             setattr(block, scale, new.train(old.training))

@@ -30,7 +30,7 @@ def add_gates(model: nn.Module) -> None:
     one that is sharded.
     """
     sites = _sites(model)
-    refuse_sharded(model, "a gate")
+    refuse_sharded(model, "a gate's")
     for linear in sites.values():
         linear.register_parameter("gate", nn.Parameter(torch.ones_like(linear.weight[0])))
         linear.register_forward_pre_hook(_gated)

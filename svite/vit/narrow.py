@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Int
 from timm.layers import Attention, Mlp
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.hooks import RemovableHandle
 
 from svite.sparsity.layers import plain_name
-from svite.sparsity.sharded import is_sharded
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.structure import HEADS, NEURONS
 
@@ -40,17 +40,13 @@ def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
 
     The numbers are those of the masked run up to rounding (dropout inside of a layer draws others). Steps that look at
     gradients of the dead run whole, as do evaluation, compiled models, and layers with a gate or a norm between their
-    two linear layers.
-
-    Raises ValueError naming a layer whose parameters are sharded.
+    two linear layers, or one of which FSDP2 gathers by itself.
     """
     handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
         for kind, what, view in ((Attention, HEADS, _narrow_attention), (Mlp, NEURONS, _narrow_mlp)):
             unit = f"{plain_name(name)}.{what}"
             if isinstance(module, kind) and unit in sparsifier.units and _is_plain(module):
-                if is_sharded(sparsifier.weights.values()):
-                    raise ValueError(f"{name} is sharded by FSDP2, which gathers whole layers; it can't be narrow.")
                 enter = _Enter(sparsifier, unit, view)
                 handles += [
                     module.register_forward_pre_hook(enter),
@@ -60,7 +56,8 @@ def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
 
 
 def _is_plain(layer: Attention | Mlp) -> bool:
-    return isinstance(layer.norm, nn.Identity) and getattr(layer, "gate", None) is None
+    gathered = any(isinstance(part, FSDPModule) for part in layer.children())  # only while it is at work
+    return isinstance(layer.norm, nn.Identity) and getattr(layer, "gate", None) is None and not gathered
 
 
 class _Enter:
@@ -75,14 +72,14 @@ class _Enter:
             return
         if self.sparsifier.wants_dense_gradient:
             return
-        if 0 < len(index := self._living()) < self.sparsifier.alive[self.unit].numel():
+        if 0 < len(index := self._living()) < self.sparsifier.units[self.unit].size:
             for owner, name, value in self.view(module, index):
                 owner.__dict__[name] = value  # hides the parameter of that name from forward, and from nothing else
 
     def _living(self) -> Int[Tensor, " member"]:
-        alive = self.sparsifier.alive[self.unit]
+        alive = self.sparsifier.alive
         if alive is not self._alive:  # counting them asks the device, so once a topology
-            self._alive, self._index = alive, alive[0].nonzero().flatten()
+            self._alive, self._index = alive, alive[self.unit][0].nonzero().flatten()
         return self._index
 
     def __reduce__(self) -> tuple:

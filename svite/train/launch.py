@@ -1,0 +1,40 @@
+"""Training in processes of its own, started from one: a notebook, or a command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from svite.store.files import write
+from svite.study import Training
+
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # with torchrun's own, gloo hangs after a restart (torch 2.13)
+
+
+def launch(training: Training, folder: str | Path, processes: int, shard: bool = False) -> None:
+    """Train in so many processes on this machine, through torchrun; what they say is printed as they say it.
+
+    The results lie below `folder`, as those of `svite train`. The same call goes on where an earlier one was stopped.
+
+    Raises RuntimeError, with what the processes said of it, where the training fails.
+    """
+    params = Path(folder) / ".scratch" / f"{training.key}.json"
+    write(params, json.dumps(training.model_dump(mode="json"), indent=1) + "\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "svite.train", "--params", str(params), "--output", str(folder), *(["--shard"] if shard else [])]
+    said: list[str] = []
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ | OWN_STORE}
+    with subprocess.Popen(command, **options) as running:
+        try:
+            for line in running.stdout:
+                said.append(line.rstrip())
+                if line.startswith(("epoch ", "svite: ", training.key, "The checkpoint", "No new checkpoint")):
+                    print(line, end="", flush=True)
+        except BaseException:
+            running.terminate()  # torchrun passes it on, and each process saves where it is
+            raise
+    if running.returncode:
+        ours = [line for line in said if line.startswith("svite: ")] or said[-20:]
+        raise RuntimeError("\n".join(dict.fromkeys(line.removeprefix("svite: ") for line in ours)))
+    params.unlink()

@@ -1,0 +1,66 @@
+"""The command `svite train`, which is `python -m svite.train` to torchrun and `accelerate launch`."""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from svite.recipe import Images, read
+from svite.study import Training
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+def parser(name: str = "python -m svite.train") -> argparse.ArgumentParser:
+    """What can be asked for."""
+    made = argparse.ArgumentParser(prog=name, description="Train one model, or go on training it.")
+    made.add_argument("--params", required=True, help="the run: recipes/deit_small_imagenet.yaml, say")
+    made.add_argument("--output", default="scratch", help="folder for model, metrics and curves (scratch)")
+    made.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="recipe.lr=0.001 seed=1 ...")
+    made.add_argument("--processes", type=int, default=1, help="start so many processes on this machine (1)")
+    made.add_argument("--shard", action="store_true", help="shard weights and optimizer over the processes (FSDP2)")
+    return made
+
+
+def main() -> None:
+    """The module's own command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run(parser().parse_args())
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train as the options say, here or in processes of their own.
+
+    Ends with one sentence where that can't be done, and with status 143 where it was asked to end and has saved.
+    """
+    from svite.train.ending import Stopped
+    from svite.train.finite import Diverged
+
+    try:
+        training = read(options.params, Training, options.set)
+        if options.processes > 1 and "WORLD_SIZE" not in os.environ:
+            from svite.train.launch import launch
+
+            launch(training, options.output, options.processes, options.shard)
+        else:
+            train_here(training, Path(options.output), options.shard)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        sys.exit(TERMINATED)
+    except KeyboardInterrupt:
+        sys.exit("\nStopped; the same command goes on from its last checkpoint.")
+    except (ValueError, OSError, Diverged, RuntimeError) as error:
+        sys.exit(f"svite: {error}")
+
+
+def train_here(training: Training, folder: Path, shard: bool = False) -> None:
+    """Train in this process, as one of those that a launcher started or by itself."""
+    from svite.train import results
+
+    data = training.data if isinstance(training.data, Images) else results.data_for(training.run, training.data)
+    checkpoint = folder / ".scratch" / f"{training.key}.ckpt"
+    trained = results.train(training.run, data, folder, training.start, checkpoint, shard=shard)
+    last = trained.epochs[-1]
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{training.key}: validation {last['validation_top1']:.2f} %; {folder}/models/{training.key}.safetensors")
