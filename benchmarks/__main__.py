@@ -10,12 +10,12 @@ from typing import Any
 import timm
 import torch
 
-from benchmarks import card, deployed, inference, latency, memory, narrowed, peers, step, update
+from benchmarks import card, deployed, inference, latency, memory, narrowed, peers, scale, step, update
 from benchmarks.claim import table
 from svite import study
 
-TINY, SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
-PARTS = ("memory", "step", "update", "inference", "narrowed", "peers", "layers", "models", "runtimes")
+TINY, SMALL, BASE = "deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"
+PARTS = ("memory", "step", "update", "inference", "narrowed", "peers", "layers", "models", "runtimes", "scale")
 AT = (3, 6, 9)  # blocks before which tokens are removed, as in DynamicViT and EViT: their layers 4, 7 and 10
 
 
@@ -55,6 +55,7 @@ def main() -> None:
         "layers": partial(deployed.layers, arguments.rounds),
         "models": partial(deployed.models, "DeiT-Small", small, arguments.rounds, AT),
         "runtimes": partial(deployed.peers, "DeiT-Small", small, arguments.rounds),
+        "scale": partial(scale.measure, BASE, arguments.rounds),
     }
     for name in arguments.only or parts:
         claims = list(parts[name]())
