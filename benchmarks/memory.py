@@ -21,6 +21,7 @@ from benchmarks.training import FOREVER, Training
 from svite.methods import svite
 
 BOUND = 1.25
+HELD, MOMENT = "tensors held between updates", "an update by itself, for a moment"
 
 
 def measure(name: str, runs: int = 3, density: float = 0.3, batch: int = 16) -> list[Claim]:
@@ -38,10 +39,10 @@ def measure(name: str, runs: int = 3, density: float = 0.3, batch: int = 16) -> 
     )
     what, unit = f"memory of {name}, density {density}", "bytes a parameter"
     return [
-        Claim.of(f"{what}: tensors held between updates", unit, held, BOUND),
+        Claim.of(f"{what}: {HELD}", unit, held, BOUND),
         Claim.of(f"{what}: growth of the process", unit, resident, BOUND),
         Claim.of(f"{what}: higher peak of training, batch {batch}, an update at every step", unit, highest),
-        Claim.of(f"{what}: an update by itself, for a moment", unit, peak),
+        Claim.of(f"{what}: {MOMENT}", unit, peak),
     ]
 
 

@@ -22,7 +22,7 @@ from svite.train.checkpoint import save_checkpoint
 
 DENSITY = 0.5
 UPDATE_SECONDS = 4.0
-UPDATE, STORED, WRITTEN, KEPT = "topology update", "checkpoint", "writing a checkpoint", "kept for the backward pass"
+UPDATE, STORED, WRITTEN, KEPT = "topology update", "size of a checkpoint", "writing a checkpoint", "activations"
 
 
 def measure(name: str, rounds: int) -> Iterator[Claim]:
@@ -37,7 +37,8 @@ def measure(name: str, rounds: int) -> Iterator[Claim]:
     written = np.array([checkpoint(training) for _ in range(min(rounds, 5))])
     yield Claim.of(f"{STORED} {what}", "bytes", written[:, 0])
     yield Claim.of(f"{WRITTEN} {what}", "s", written[:, 1])
-    yield Claim.of(f"activations of {name} in bf16, {KEPT}", "bytes an image", np.array([activations(name)]))
+    images = np.array([activations(name)], dtype=float)
+    yield Claim.of(f"{KEPT} of {name} in bf16, kept for the backward pass", "bytes an image", images)
 
 
 def checkpoint(training: Training) -> tuple[int, float]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks import __main__, deployed, inference, latency, memory, peers, peers_runtime, step, update
+from benchmarks import __main__, deployed, inference, latency, memory, peers, peers_runtime, scale, step, update
 from benchmarks import card as card_of
 from benchmarks.claim import Claim, table
 from benchmarks.interleave import interleave, spread
@@ -128,6 +128,7 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     threads, output = torch.get_num_threads(), tmp_path / "new" / "bench.json"
     monkeypatch.setattr(__main__, "TINY", TOY)
     monkeypatch.setattr(__main__, "SMALL", TOY)
+    monkeypatch.setattr(__main__, "BASE", TOY)
     monkeypatch.setattr(__main__, "AT", (1,))
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     monkeypatch.setattr(peers_runtime, "find_spec", lambda name: name == "onnxruntime")
@@ -147,8 +148,9 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     floors = [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
     floors += [2.0, 3.8, 7.0, 3.0] * 2  # of layers
     floors += [0.97, 0.97, 0.97, 1.5, 2.4, 3.2, 3.5, 0.97, 0.97, 0.97, 0.97, 1.8, 0.97, 1.8, 3.0]  # of whole models
-    assert [claim["bound"] for claim in result["claims"]] == bounds + [None] * len(floors)
-    assert [claim["floor"] for claim in result["claims"]] == [None] * len(bounds) + floors
+    large = [memory.BOUND] * 2 + [None, None, scale.UPDATE_SECONDS, None, None, None]
+    assert [claim["bound"] for claim in result["claims"]] == bounds + [None] * len(floors) + large
+    assert [claim["floor"] for claim in result["claims"]] == [None] * len(bounds) + floors + [None] * len(large)
     assert [claim["part"] for claim in result["claims"]] == sorted(
         (claim["part"] for claim in result["claims"]), key=__main__.PARTS.index
     )
