@@ -54,6 +54,7 @@ test-all: data  ## the tests that take minutes: at most 40 minutes on two cores
 
 bench: $(ENV)  ## speed and memory, as ratios measured in one run
 	python -m benchmarks
+	python -m benchmarks.plan
 
 # soupsieve 3 needs Python 3.11.5; Debian 12 has 3.11.2
 lock:  ## requirements.lock again, from a fresh environment with the newest versions

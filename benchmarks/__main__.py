@@ -20,6 +20,7 @@ from benchmarks import (
     memory,
     narrowed,
     peers,
+    scale,
     scaling,
     step,
     update,
@@ -27,9 +28,9 @@ from benchmarks import (
 from benchmarks.claim import table
 from svite import study
 
-TINY, SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
+TINY, SMALL, BASE = "deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"
 PARTS = ("memory", "step", "update", "loading", "inference", "narrowed", "peers", "layers", "models", "runtimes")
-PARTS += ("loops", "scaling")
+PARTS += ("loops", "scaling", "scale")
 AT = (3, 6, 9)  # blocks before which tokens are removed, as in DynamicViT and EViT: their layers 4, 7 and 10
 
 
@@ -72,6 +73,7 @@ def main() -> None:
         "loops": partial(loops.measure, TINY, arguments.rounds),
         "scaling": partial(scaling.measure, min(arguments.rounds, 5)),
         "runtimes": partial(deployed.peers, "DeiT-Small", small, arguments.rounds),
+        "scale": partial(scale.measure, BASE, arguments.rounds),
     }
     for name in arguments.only or parts:
         claims = list(parts[name]())

@@ -21,17 +21,17 @@ from benchmarks.training import FOREVER, Training
 from svite.methods import svite
 
 BOUND = 1.25
-BATCH = 16
+HELD, MOMENT = "tensors held between updates", "an update by itself, for a moment"
 
 
-def measure(name: str, runs: int = 3, density: float = 0.3) -> list[Claim]:
+def measure(name: str, runs: int = 3, density: float = 0.3, batch: int = 16) -> list[Claim]:
     """What a sparsifier takes, in `runs` processes: tensors, growth of the process, its peak while it trains with
     updates beside that of dense training, and what an update alone takes for a moment (when no activations are held).
 
     malloc is told to hand freed memory back at once, so that the growth is that of live memory.
     """
     settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.memory", name, str(density)]
+    command = [sys.executable, "-m", "benchmarks.memory", name, str(density), str(batch)]
     root = Path(__file__).parents[1]
     found = [json.loads(subprocess.check_output(command, env=os.environ | settings, cwd=root)) for _ in range(runs)]
     held, resident, highest, peak = (
@@ -39,18 +39,18 @@ def measure(name: str, runs: int = 3, density: float = 0.3) -> list[Claim]:
     )
     what, unit = f"memory of {name}, density {density}", "bytes a parameter"
     return [
-        Claim.of(f"{what}: tensors held between updates", unit, held, BOUND),
+        Claim.of(f"{what}: {HELD}", unit, held, BOUND),
         Claim.of(f"{what}: growth of the process", unit, resident, BOUND),
-        Claim.of(f"{what}: higher peak of training, batch {BATCH}, an update at every step", unit, highest),
-        Claim.of(f"{what}: an update by itself, for a moment", unit, peak),
+        Claim.of(f"{what}: higher peak of training, batch {batch}, an update at every step", unit, highest),
+        Claim.of(f"{what}: {MOMENT}", unit, peak),
     ]
 
 
-def added(name: str, density: float) -> dict[str, float]:
+def added(name: str, density: float, batch: int) -> dict[str, float]:
     """Bytes a parameter; to be called in a fresh process. A toy comes first, for what Python and torch load once."""
     sparsify = partial(svite, density=density, steps=FOREVER, interval=1)
-    _train(Training(VisionTransformer(img_size=32, embed_dim=24, depth=1, num_heads=3), BATCH, sparsify))
-    training = Training(timm.create_model(name), BATCH)
+    _train(Training(VisionTransformer(img_size=32, embed_dim=24, depth=1, num_heads=3), batch, sparsify))
+    training = Training(timm.create_model(name), batch)
     _train(training)
     dense = _highest(partial(_train, training))
     held, resident = _tensors(), _resident()
@@ -107,4 +107,4 @@ def _highest(call: Callable[[], None]) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(added(sys.argv[1], float(sys.argv[2]))))
+    print(json.dumps(added(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))))

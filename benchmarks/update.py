@@ -27,7 +27,7 @@ def measure(
     seconds = interleave(
         {"dense": dense.step} | {str(density): training.before_step for density, training in sparse.items()},
         rounds,
-        before={str(density): partial(_next_step, training) for density, training in sparse.items()},
+        before={str(density): partial(next_step, training) for density, training in sparse.items()},
     )
     return [
         Claim.of(
@@ -40,6 +40,7 @@ def measure(
     ]
 
 
-def _next_step(training: Training) -> None:
+def next_step(training: Training) -> None:
+    """Finish this step; new gradients, those of one image."""
     training.finish()
     training.backward(images=1)

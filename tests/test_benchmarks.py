@@ -21,6 +21,7 @@ from benchmarks import (
     memory,
     peers,
     peers_runtime,
+    scale,
     scaling,
     step,
     update,
@@ -142,6 +143,7 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     threads, output = torch.get_num_threads(), tmp_path / "new" / "bench.json"
     monkeypatch.setattr(__main__, "TINY", TOY)
     monkeypatch.setattr(__main__, "SMALL", TOY)
+    monkeypatch.setattr(__main__, "BASE", TOY)
     monkeypatch.setattr(__main__, "AT", (1,))
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     monkeypatch.setattr(peers_runtime, "find_spec", lambda name: name == "onnxruntime")
@@ -166,6 +168,8 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     ends = {claim["name"]: (claim["bound"], claim["floor"]) for claim in result["claims"]}
     kept = [(bound, None) for bound in bounds] + [(None, floor) for floor in floors]
     kept += [(None, loops.EQUAL), (loops.SPARSE, None), (None, None), (1.0, None), (None, None), (None, scaling.FLOOR)]
+    large = [memory.BOUND] * 2 + [None, None, scale.UPDATE_SECONDS, None, None, None]
+    kept += [(bound, None) for bound in large]
     assert list(ends.values()) == kept
     assert [claim["part"] for claim in result["claims"]] == sorted(
         (claim["part"] for claim in result["claims"]), key=__main__.PARTS.index

@@ -114,7 +114,7 @@ def test_readme_is_rewritten_between_its_marks_only(results, tmp_path):
 def test_a_readme_without_marks_is_left_alone(results, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n")
-    with pytest.raises(ValueError, match="no place for the results"):
+    with pytest.raises(ValueError, match="no place for its tables"):
         tables.update_readme(results, readme)
     assert readme.read_text() == "# Title\n"
 

@@ -4,7 +4,6 @@ What a reader sees is formatted in one place, so that all of them say the same.
 """
 
 import json
-import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from svite.report import costs, gains, measured, speed
 from svite.report.findings import findings
 from svite.report.results import Results
 from svite.report.style import look, sparsity_of
-from svite.report.text import command, difference, spread
+from svite.report.text import command, difference, fill, spread
 
 COLUMNS = {
     "method": "Method", "sparsity": "Sparsity", "nonzero": "Non-zero parameters",
@@ -168,11 +167,4 @@ def markdown(results: Results) -> str:
 
 def update_readme(results: Results, path: str | Path = "README.md") -> str:
     """Put the table between the README's marks, in place; gives the new text."""
-    path = Path(path)
-    before = path.read_text(encoding="utf-8")
-    between = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
-    if not between.search(before):
-        raise ValueError(f"{path} has no place for the results: a line {MARKS[0]}, then {MARKS[1]}.")
-    text = between.sub(lambda _: f"{MARKS[0]}\n{markdown(results)}\n{MARKS[1]}", before)
-    path.write_text(text, encoding="utf-8")
-    return text
+    return fill(path, MARKS, markdown(results))

@@ -1,6 +1,8 @@
 """Numbers and lists as people read them, the same in every table and sentence."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -52,3 +54,17 @@ def command(runs: pd.DataFrame) -> str:
     first, seeds = runs.iloc[0], ",".join(map(str, runs["seed"]))
     stem = first["target"].removesuffix(str(first["seed"]))
     return f"dvc repro {stem}{{{seeds}}}" if len(runs) > 1 else f"dvc repro {first['target']}"
+
+
+def fill(path: str | Path, marks: tuple[str, str], text: str) -> str:
+    """Put text between two marks of a page, in place of what is there; gives the whole page.
+
+    Raises ValueError for a page without the marks.
+    """
+    path, (start, end) = Path(path), marks
+    between = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    page, places = between.subn(lambda _: f"{start}\n{text}\n{end}", path.read_text(encoding="utf-8"))
+    if not places:
+        raise ValueError(f"{path} has no place for its tables: a line {start}, then {end}.")
+    path.write_text(page, encoding="utf-8")
+    return page

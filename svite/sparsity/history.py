@@ -55,13 +55,13 @@ class History:
 
     def record(self, before: Topology, after: Topology, step: int, fraction: float) -> None:
         """Add one update."""
-        born = {name: int((after[name] & ~before[name]).sum()) for name in after}
-        died = {name: int((before[name] & ~after[name]).sum()) for name in after}
+        born = {name: int((after[name] & ~before[name]).count_nonzero()) for name in after}
+        died = {name: int((before[name] & ~after[name]).count_nonzero()) for name in after}
         for name in after:
             self.born[name] += born[name]
             self.died[name] += died[name]
             self._ever[name] |= pack(after[name])
-        alive = sum(int(members.sum()) for members in after.values())
+        alive = sum(int(members.count_nonzero()) for members in after.values())
         density = alive / sum(self.sizes.values())
         totals = sum(born.values()), sum(died.values())
         self.updates.append(Update(step, fraction, density, alive, *totals, self.itop))

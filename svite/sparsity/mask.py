@@ -34,10 +34,10 @@ def top(scores: Float[Tensor, "arena member"], keep: int) -> Bool[Tensor, "arena
     threshold = scores.kthvalue(members - keep + 1, dim=1, keepdim=True).values
     above = scores > threshold
     ties = scores == threshold
-    wanted = keep - above.sum(1, keepdim=True)
-    if bool((ties.sum(1, keepdim=True) == wanted).all()):
+    wanted = keep - above.count_nonzero(1)
+    if bool((ties.count_nonzero(1) == wanted).all()):
         return above | ties
-    return above | (ties & (ties.cumsum(1) <= wanted))
+    return above | (ties & (ties.cumsum(1) <= wanted[:, None]))
 
 
 def survivors(

@@ -104,7 +104,7 @@ class DropGrow:
         """The members that live from `step` on; as many as before in each arena."""
         if pool.density == 1:
             return alive
-        births, left = divmod(int(self.fraction(step) * int(alive.sum()) + 0.5), len(alive))
+        births, left = divmod(int(self.fraction(step) * int(alive.count_nonzero()) + 0.5), len(alive))
         changed = self._replace(alive, scores, births)
         if not left:
             return changed
@@ -113,5 +113,5 @@ class DropGrow:
         return torch.where(chosen[:, None], self._replace(alive, scores, births + 1), changed)
 
     def _replace(self, alive: Alive, scores: Sequence[Scores], births: int) -> Alive:
-        kept = survivors(scores[0], alive, int(alive[0].sum()) - births)
+        kept = survivors(scores[0], alive, int(alive[0].count_nonzero()) - births)
         return kept | newborn(scores[1], kept, births)
