@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 from tiny_runs import MODEL, a_run, data, data_folder, files_of, loop_of
 
 import svite
@@ -144,6 +144,20 @@ def test_names_and_links_in_a_tar_file_lead_nowhere(tmp_path):
     assert len(split) == 5
     assert set(split.images.unique().tolist()) == {90}  # the secret is white
     assert files_of(tmp_path) == before
+
+
+def test_postscript_that_is_called_an_image_is_not_run(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **named: started.append(given))
+    (tmp_path / "train" / "0").mkdir(parents=True)
+    (tmp_path / "train" / "0" / "a.png").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\n%%EndComments\n"
+    )
+    with Image.open(tmp_path / "train" / "0" / "a.png") as image:
+        assert image.format == "EPS"
+    with pytest.raises(UnidentifiedImageError):
+        Data(tmp_path, size=12).train  # noqa: B018
+    assert not started
 
 
 def test_what_lies_beside_the_images_is_not_unpickled(tmp_path):
