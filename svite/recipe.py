@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -9,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
+
+
+SHORT = Repr()  # a few lines of YAML can stand for more lists than fit into memory
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 100, 100
 
 
 class Strict(BaseModel):
@@ -133,7 +138,7 @@ def sentence(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     said = "is not a known key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return f"{where}: {place}: {said} (got {first['input']!r})."
+    return f"{where}: {place}: {said} (got {SHORT.repr(first['input'])})."
 
 
 def parse(kind: type[Strict], values: dict[str, Any], where: str) -> Any:

@@ -19,6 +19,7 @@ from svite.sparsity.scoring import seeded
 from svite.store.files import sha256
 
 CHECKSUMS = "SHA256SUMS"
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # whatever a file is called: PostScript is a program
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read(path: Path, channels: int, size: int) -> Split:
     reader = create_dataset("", root=str(path), search_split=False).reader  # the data set itself would leave files open
     images, labels = [], []
     for file, label in (reader[index] for index in range(len(reader))):
-        with file, Image.open(file) as stored:
+        with file, Image.open(file, formats=FORMATS) as stored:
             image = stored.convert(mode)
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BICUBIC)
