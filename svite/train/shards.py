@@ -30,6 +30,7 @@ from svite.recipe import Images
 from svite.sparsity.scoring import seeded
 from svite.store.files import write
 from svite.train.cache import Cache, Unavailable, default_folder, is_local
+from svite.train.data import FORMATS
 from svite.train.stored import Stored
 
 PARTS = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # as WebDataset parts a name into the sample's key and what is of it
@@ -118,7 +119,7 @@ class Reader:
         sample = self.sample(place)
         with self.cache.open(self.urls[place[0]]) as file:
             file.seek(sample.offset)
-            return Image.open(BytesIO(file.read(sample.size))), sample.label
+            return Image.open(BytesIO(file.read(sample.size)), formats=FORMATS), sample.label
 
 
 class Places(Sequence):

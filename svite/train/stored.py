@@ -12,7 +12,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
 from svite.recipe import Images
-from svite.train.data import order
+from svite.train.data import FORMATS, order
 from svite.train.views import Read
 
 WHOLE_FOLDER = ("torch/image_folder", "torch/folder")  # torchvision's own, of which timm would take all splits for one
@@ -61,7 +61,7 @@ def read_slice(place: Slice) -> tuple[Image.Image, int]:
     """An image and its class."""
     with open(place.path, "rb") as file:
         file.seek(place.offset)
-        return Image.open(BytesIO(file.read(place.size))), place.label
+        return Image.open(BytesIO(file.read(place.size)), formats=FORMATS), place.label
 
 
 def files(images: Images, split: str) -> Stored:
@@ -105,7 +105,8 @@ class Rows:
         """An image and its class."""
         row = self.rows[index]
         stored = row[self.image]
-        return Image.open(BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]), row[self.label]
+        image = BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]
+        return Image.open(image, formats=FORMATS), row[self.label]
 
 
 def hugging_face(images: Images, split: str) -> Stored:
