@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from svite.sparsity.cut import Cut, Part, Unit, block, element, fan_in, n_of_m
-from svite.sparsity.mask import count, newborn, pack, survivors, top, unpack
+from svite.sparsity.mask import SAMPLE, count, lowest_kept, newborn, pack, survivors, top, unpack
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import DropGrow, Prune, bernoulli_start, exact_start
 from svite.sparsity.schedule import constant, cosine, cubic, ending, every, linear, once
@@ -227,3 +227,26 @@ def test_triggers_name_their_steps():
         every(0, until=5)
     with pytest.raises(ValueError, match="interval is 0 steps"):
         ending(0, last=5)
+
+
+LARGE = 16 * SAMPLE
+
+
+@pytest.mark.parametrize("keep", [1, 7, LARGE // 3, LARGE // 2, LARGE - 1])
+@pytest.mark.parametrize(
+    "kind", ["normal", "half dead", "all dead but one", "sorted", "few values", "constant", "waves"]
+)
+def test_a_large_arena_is_cut_where_a_search_among_all_would_cut_it(kind, keep):
+    drawn = torch.randn(1, LARGE, generator=torch.Generator().manual_seed(0))
+    step = LARGE // SAMPLE | 1
+    scores = {
+        "normal": drawn,
+        "half dead": drawn.masked_fill(drawn < 0, -torch.inf),
+        "one alive": torch.full_like(drawn, -torch.inf).index_fill(1, torch.tensor([5]), 1.0),
+        "sorted": drawn.sort().values,
+        "few values": (2 * drawn).round(),
+        "constant": torch.ones_like(drawn),
+        "waves": torch.arange(LARGE).remainder(step).float()[None],  # the sample sees one of its values alone
+    }[kind]
+    assert torch.equal(lowest_kept(scores, keep), scores.sort(descending=True).values[:, keep - 1 : keep])
+    assert int(top(scores, keep).sum()) == keep

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from svite.sparsity.sharded import local
 
+SAMPLE = 1 << 14
+
 
 def count(density: float, members: int) -> int:
     """How many of `members` live at `density`: the nearest whole number, halves up.
@@ -31,13 +33,32 @@ def top(scores: Float[Tensor, "arena member"], keep: int) -> Bool[Tensor, "arena
         return torch.zeros_like(scores, dtype=torch.bool)
     if keep >= members:
         return torch.ones_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(members - keep + 1, dim=1, keepdim=True).values
+    threshold = lowest_kept(scores, keep)
     above = scores > threshold
     ties = scores == threshold
     wanted = keep - above.count_nonzero(1)
     if bool((ties.count_nonzero(1) == wanted).all()):
         return above | ties
     return above | (ties & (ties.cumsum(1) <= wanted[:, None]))
+
+
+def lowest_kept(scores: Float[Tensor, "arena member"], keep: int) -> Float[Tensor, "arena 1"]:
+    """The `keep`-th highest score of each arena.
+
+    In one large arena it is sought between two bounds that a sample gives, among a thirtieth of the members: twice as
+    fast as among all. Where it does not lie between them, it is sought among all.
+    """
+    arenas, members = scores.shape
+    if arenas == 1 and members >= 16 * SAMPLE:
+        sample = scores[0, :: members // SAMPLE | 1].sort(descending=True).values  # odd: rows have even lengths
+        rank, slack = keep * len(sample) // members, 2 * math.isqrt(len(sample))
+        high = sample[rank - slack] if rank >= slack else scores.new_tensor(torch.inf)
+        low = sample[rank + slack] if rank + slack < len(sample) else scores.new_tensor(-torch.inf)
+        between = scores[(scores >= low) & (scores <= high)]
+        wanted = keep - int((scores > high).count_nonzero())
+        if 0 < wanted <= len(between):
+            return between.kthvalue(len(between) - wanted + 1).values.view(1, 1)
+    return scores.kthvalue(members - keep + 1, dim=1, keepdim=True).values
 
 
 def survivors(
