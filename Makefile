@@ -56,10 +56,10 @@ bench: $(ENV)  ## speed and memory, as ratios measured in one run
 	python -m benchmarks
 	python -m benchmarks.plan
 
-# soupsieve 3 needs Python 3.11.5; Debian 12 has 3.11.2
+# soupsieve 3 needs Python 3.11.5; Debian 12 has 3.11.2. Without a floor for aiobotocore pip tries each of its versions.
 lock:  ## requirements.lock again, from a fresh environment with the newest versions
 	rm -rf .scratch/lock && $(PYTHON) -m venv .scratch/lock
-	.scratch/lock/bin/pip install --quiet torch==2.13.0 torchvision==0.28.0 'soupsieve<3' -e '.[test]'
+	.scratch/lock/bin/pip install --quiet torch==2.13.0 torchvision==0.28.0 'soupsieve<3' 'aiobotocore>=3.10' -e '.[test]'
 	.scratch/lock/bin/pip freeze --all --exclude-editable --exclude pip | grep -vE '^(nvidia|cuda|triton)' | sed 's/+.*//' > requirements.lock
 	rm -rf .scratch/lock
 

@@ -10,12 +10,27 @@ from typing import Any
 import timm
 import torch
 
-from benchmarks import card, deployed, inference, latency, memory, narrowed, peers, scale, step, update
+from benchmarks import (
+    card,
+    deployed,
+    inference,
+    latency,
+    loading,
+    loops,
+    memory,
+    narrowed,
+    peers,
+    scale,
+    scaling,
+    step,
+    update,
+)
 from benchmarks.claim import table
 from svite import study
 
 TINY, SMALL, BASE = "deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"
-PARTS = ("memory", "step", "update", "inference", "narrowed", "peers", "layers", "models", "runtimes", "scale")
+PARTS = ("memory", "step", "update", "loading", "inference", "narrowed", "peers", "layers", "models", "runtimes")
+PARTS += ("loops", "scaling", "scale")
 AT = (3, 6, 9)  # blocks before which tokens are removed, as in DynamicViT and EViT: their layers 4, 7 and 10
 
 
@@ -49,11 +64,14 @@ def main() -> None:
         "memory": partial(memory.measure, TINY, runs=min(arguments.rounds, 3)),
         "step": partial(step.measure, "DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
         "update": partial(update.measure, "DeiT-Small", small, arguments.rounds),
+        "loading": partial(loading.measure, "DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
         "inference": partial(inference.measure, "DeiT-Small", small, arguments.rounds, AT),
         "narrowed": partial(narrowed.measure, "DeiT-Small", small, min(arguments.rounds, 10), AT),
         "peers": partial(peers.measure, "DeiT-Small", small, arguments.rounds),
         "layers": partial(deployed.layers, arguments.rounds),
         "models": partial(deployed.models, "DeiT-Small", small, arguments.rounds, AT),
+        "loops": partial(loops.measure, TINY, arguments.rounds),
+        "scaling": partial(scaling.measure, min(arguments.rounds, 5)),
         "runtimes": partial(deployed.peers, "DeiT-Small", small, arguments.rounds),
         "scale": partial(scale.measure, BASE, arguments.rounds),
     }

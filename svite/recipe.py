@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -9,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
+
+
+SHORT = Repr()  # a few lines of YAML can stand for more lists than fit into memory
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 100, 100
 
 
 class Strict(BaseModel):
@@ -41,6 +46,12 @@ class Mixing(Strict):
     cutmix: Amount = 1.0
     probability: Share = 1.0
     switch: Share = Field(default=0.5, description="how often cutmix, where both are on")
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Any:
+        if not (self.mixup or self.cutmix):
+            raise ValueError("mixup and cutmix are both 0; leave mixing out where nothing is to be mixed")
+        return self
 
 
 class Distillation(Strict):
@@ -91,8 +102,12 @@ class Images(Strict):
     """Images that are read as they are needed: a folder of class folders, tar files, or what timm's names stand for.
 
     `name` is empty for `root/train` and `root/validation`, each a folder of class folders or a tar file of them; for
-    others it is timm's: `torch/cifar10`, `hfds/owner/name`. `shards` are tar files of WebDataset, on a disk or in
-    object storage: then `train` and `validation` are patterns below `root`, `train-{0000..1023}.tar` say.
+    others it is timm's: `torch/cifar10` (whose `validation` is its test set), `hfds/owner/name`, `hfds/./folder`;
+    `root` is then where the data set is, or its cache. Nothing is downloaded for `torch/`.
+
+    `shards` are tar files of WebDataset, on a disk or in any storage of fsspec (`s3://bucket/folder`): `train` and
+    `validation` are patterns below `root`, `train-{0000..1023}.tar` say, or splits of timm's `_info.json` there. Where
+    none tells how many samples a shard has, all are read once to count.
     """
 
     name: str = ""
@@ -100,14 +115,9 @@ class Images(Strict):
     train: str = "train"
     validation: str = "validation"
     workers: Annotated[int, Field(ge=0)] = Field(default=4, description="processes that decode, a training process")
-    unreadable: Literal["fatal", "skip"] = "fatal"
-    cache: str | None = Field(default=None, description="folder for shards from elsewhere")
-    cache_gigabytes: PositiveFloat = 20.0
-
-    @property
-    def shards(self) -> bool:
-        """Whether these are shards of WebDataset."""
-        return self.name == "shards"
+    unreadable: Literal["fatal", "skip"] = Field(default="fatal", description="what an image is that can't be read")
+    cache: str | None = Field(default=None, description="folder for shards from elsewhere; ~/.cache/svite")
+    cache_gigabytes: PositiveFloat = Field(default=20.0, description="bound of that folder; at least four shards")
 
 
 class Model(Strict):
@@ -128,7 +138,7 @@ def sentence(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     said = "is not a known key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return f"{where}: {place}: {said} (got {first['input']!r})."
+    return f"{where}: {place}: {said} (got {SHORT.repr(first['input'])})."
 
 
 def parse(kind: type[Strict], values: dict[str, Any], where: str) -> Any:

@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> None:
 
     Ends with one sentence where that can't be done, and with status 143 where it was asked to end and has saved.
     """
+    from svite.train.ending import Stopped
     from svite.train.finite import Diverged
-    from svite.train.loop import Stopped
 
     try:
         training = read(options.params, Training, options.set)

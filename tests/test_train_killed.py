@@ -1,5 +1,6 @@
 """Killed at any moment, asked to end, given a damaged checkpoint or other settings: what a training run makes of it."""
 
+import json
 import os
 import random
 import signal
@@ -12,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from ruamel.yaml import YAML
 from tiny_runs import MODEL, RECIPE, a_run, data, files_of, loop_of
 
 from svite.recipe import Mixing
 from svite.train import checkpoint, loop, results
 from svite.train.checkpoint import Writer, last_good, previous, save_checkpoint
 from svite.train.data import Data
-from svite.train.loop import Stopped
+from svite.train.ending import Stopped
+from svite.train.launch import OWN_STORE
 
 ROOT = Path(__file__).parent.parent
 KILLS = 20
@@ -106,7 +107,7 @@ def params(tmp_path: Path, images: Data, **changes: object) -> Path:
     values = {"method": "svite", "density": 0.5, "data": str(images.folder), "model": MODEL.model_dump()}
     values |= {"recipe": RECIPE.model_dump(mode="json")} | changes
     path = tmp_path / "params.yaml"
-    YAML(typ="safe").dump(values, path)
+    path.write_text(json.dumps(values))  # which is YAML too
     return path
 
 
@@ -116,7 +117,7 @@ def command(*arguments: object) -> list[str]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return os.environ | OWN_STORE | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def test_the_command_ends_with_143_when_it_was_asked_to_end_and_then_goes_on(images, tmp_path, environment):
@@ -127,10 +128,13 @@ def test_the_command_ends_with_143_when_it_was_asked_to_end_and_then_goes_on(ima
         said = running.stdout.read().splitlines()
     assert running.returncode == 128 + signal.SIGTERM
     assert said[-1].startswith("Stopped after step ")
-    other = subprocess.run([*asked, "recipe.lr=0.5", "seed=3"], capture_output=True, text=True, env=environment)
+    other = subprocess.run([*asked, "recipe.lr=0.5", "recipe.clip=1"], capture_output=True, text=True, env=environment)
     assert other.returncode == 1
     assert other.stderr.startswith("svite: The checkpoint ")
-    assert "is of other settings: run.seed was 0 and is 3, run.recipe.lr was 0.01 and is 0.5; set" in other.stderr
+    assert (
+        "is of other settings: run.recipe.lr was 0.01 and is 0.5, run.recipe.clip was None and is 1.0; set"
+        in other.stderr
+    )
     done = subprocess.run(asked, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines()[-1].startswith("svite-0.5-0: validation ")
     results.train(a_run("svite", epochs=40), images, tmp_path / "straight")
@@ -149,8 +153,7 @@ def test_torchrun_starts_anew_what_lost_a_process_and_it_goes_on(images, tmp_pat
     with subprocess.Popen(
         [*launcher, *map(str, asked), tmp_path / "b"], stdout=subprocess.PIPE, text=True, env=environment
     ) as running:
-        while not running.stdout.readline().startswith("epoch  2/12"):
-            pass
+        assert any(line.startswith("epoch  2/12") for line in running.stdout), "it never came so far"
         workers = [child for child in psutil.Process(running.pid).children() if "svite.train" in child.cmdline()]
         assert len(workers) == 2
         workers[1].kill()

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from svite.deployment.blocks import unsupported
 from svite.deployment.choose import columns_like, seconds
 from svite.deployment.compiled import kernels_are_there
 from svite.deployment.weights import FORMATS, fitting
@@ -47,7 +48,7 @@ def advise(model: nn.Module, batch: int = 1) -> Advice:
         batch: images that are served at a time.
 
     Raises:
-        ValueError: another kind of model, or a batch below 1.
+        ValueError: another kind of model, one without a layer that can be deployed, or a batch below 1.
         RuntimeError: the kernels can't be compiled here.
     """
     if not isinstance(model, VisionTransformer):
@@ -58,7 +59,10 @@ def advise(model: nn.Module, batch: int = 1) -> Advice:
         raise RuntimeError("Without kernels every layer runs dense, and no sparsity pays.")
     import pandas as pd
 
-    linears = {name: m for name, m in model.blocks.named_modules() if type(m) is nn.Linear}
+    supported = nn.ModuleDict({name: b for name, b in model.blocks.named_children() if unsupported(b) is None})
+    linears = {name: m for name, m in supported.named_modules() if type(m) is nn.Linear}
+    if not linears:
+        raise ValueError("No block of the model holds a linear layer that can be deployed; there is nothing to advise.")
     shapes = sorted({tuple(linear.weight.shape) for linear in linears.values()})
     measured = {shape: _break_even(shape, columns_like(model, batch, shape[1])) for shape in shapes}
     rows = list(_as_they_stand(model, linears, batch))

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
-from timm.layers import Attention, Mlp
+from timm.layers import Attention, LayerNorm, LayerNormFp32, LayerScale, Mlp
+from timm.layers.activations import GELU
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from svite.deployment.compiled import kernels_are_there
 from svite.deployment.weights import Weights, ops
 from svite.vit.parts import Select, Zero
 
@@ -20,6 +22,7 @@ Columns = Float[Tensor, "image feature padded"]
 Making = Callable[[str, Float[Tensor, "out in"], Float[Tensor, " out"] | None], Weights]
 
 LANES = 16  # tokens are padded to a multiple of
+NORMS, GELUS = (nn.LayerNorm, LayerNorm, LayerNormFp32), (nn.GELU, GELU)
 
 
 def columns_of(rows: Rows) -> Columns:
@@ -36,37 +39,45 @@ def rows_of(columns: Columns, tokens: int) -> Rows:
 
 
 def unsupported(block: nn.Module) -> str | None:
-    """Why a block can't run this way, or None if it can."""
+    """Why a block can't run this way, or None if it can. What is of a subclass may compute something else."""
     if type(block) is not Block:
         return f"it is a {type(block).__name__}, not timm's Block"
-    norms = []
+    scales, norms, linears = [block.ls1, block.ls2], [], []
     if not isinstance(block.attn, Zero):
         attention = block.attn
         if type(attention) is not Attention or attention.gate is not None or not _is_plain(attention.norm):
             return f"its attention is {type(attention).__name__} with a gate or a norm of its own"
         norms += [block.norm1, *(norm for norm in (attention.q_norm, attention.k_norm) if not _is_plain(norm))]
+        linears += [attention.qkv, attention.proj]
     if not isinstance(block.mlp, Zero):
         mlp = block.mlp
         if type(mlp) is not Mlp or not _is_plain(mlp.norm):
             return f"its MLP is {type(mlp).__name__} with a norm of its own, or no MLP of timm's"
-        if not isinstance(mlp.act, nn.GELU) or mlp.act.approximate != "none":
+        if type(mlp.act) not in GELUS or getattr(mlp.act, "approximate", "none") != "none":
             return f"its activation is {type(mlp.act).__name__}, not exact GELU"
         norms.append(block.norm2)
-    odd = [norm for norm in norms if not isinstance(norm, nn.LayerNorm) or norm.weight is None]
-    return f"its norm is {type(odd[0]).__name__}, not LayerNorm" if odd else None
+        linears += [mlp.fc1, mlp.fc2]
+    odd = [module for module in scales if not _is_plain(module) and type(module) is not LayerScale]
+    odd += [norm for norm in norms if type(norm) not in NORMS or norm.weight is None]
+    odd += [layer for layer in linears if type(_linear(layer)) is not nn.Linear]
+    return f"{type(odd[0]).__name__} in it is no LayerNorm with weights, LayerScale or linear layer" if odd else None
 
 
 def _is_plain(module: nn.Module) -> bool:
     return isinstance(module, nn.Identity)
 
 
+def _linear(layer: nn.Module) -> nn.Module:
+    """The layer, or the one behind what selects its input's features."""
+    return layer[1] if type(layer) is nn.Sequential and type(layer[0]) is Select else layer
+
+
 def whole(layer: nn.Module, features: int) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
     """Weight and bias of a linear layer, over all of its input's features where it reads selected ones."""
-    linear = layer if isinstance(layer, nn.Linear) else layer[1]
+    linear = _linear(layer)
     weight, bias = linear.weight.detach(), linear.bias
-    if isinstance(layer, nn.Sequential):
-        select: Select = layer[0]
-        weight = weight.new_zeros(len(weight), features).index_copy(1, select.index, weight)
+    if linear is not layer:
+        weight = weight.new_zeros(len(weight), features).index_copy(1, layer[0].index, weight)
     return weight, None if bias is None else bias.detach()
 
 
@@ -165,6 +176,12 @@ class Run(nn.Module):
         self.branches = nn.ModuleList(nn.ModuleList(branches(name, block, make)) for name, block in blocks.items())
         # A selector may read the block that it stands before, so that one is kept as it is.
         self.selecting = nn.ModuleDict({str(i): b for i, b in enumerate(blocks.values()) if hasattr(b, "selector")})
+
+    def __setstate__(self, state: dict) -> None:
+        """A process that unpickles a deployed model may not have loaded the kernels. RuntimeError where it can't."""
+        super().__setstate__(state)
+        if not kernels_are_there():
+            raise RuntimeError("This model was deployed with kernels that can't be used here; deploy it here instead.")
 
     def forward(
         self, rows: Rows, attn_mask: Tensor | None = None, is_causal: bool = False

@@ -4,14 +4,18 @@ The compiler writes beside the cache and a rename puts the library in place: any
 once, and one that is killed leaves nothing that another would wait for or load.
 """
 
+import atexit
 import hashlib
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +24,8 @@ import torch
 from svite.store.files import sha256
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-fno-math-errno", "-fvisibility=hidden")
+# ATen's parallel_for is a plain loop in what is compiled without OpenMP; with it, threads are torch's own.
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fvisibility=hidden")
 LINKED = ("-ltorch", "-ltorch_cpu", "-lc10")
 _one_at_a_time = threading.Lock()
 
@@ -55,9 +60,12 @@ def _load() -> bool:
 
 def _folders() -> Iterator[Path]:
     """Where a library may be kept; a folder of this process alone where the user's cache can't be written."""
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    yield Path(os.environ.get("SVITE_CACHE") or Path(cache_home) / "svite")
-    yield Path(tempfile.mkdtemp(prefix="svite-"))
+    with suppress(RuntimeError):  # from a user without a home
+        cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        yield Path(os.environ.get("SVITE_CACHE") or Path(cache_home) / "svite")
+    own = tempfile.mkdtemp(prefix="svite-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    yield Path(own)
 
 
 def _identity() -> str:
@@ -70,11 +78,11 @@ def _identity() -> str:
 
 
 def _kept(folder: Path) -> Path | None:
-    """The library that an earlier process left; a damaged one is dropped. Its name ends in its checksum."""
+    """The library that an earlier process left; its name ends in its checksum. A damaged one waits to be replaced."""
     for library in folder.glob(f"kernels-{_identity()}-*.so"):
-        if library.stem.endswith(sha256(library)[:16]):
-            return library
-        library.unlink(missing_ok=True)
+        with suppress(OSError):
+            if library.stem.endswith(sha256(library)[:16]):
+                return library
     return None
 
 
@@ -97,7 +105,7 @@ def _compile(folder: Path) -> Path | None:
 
 def _call_compiler(output: str) -> None:
     compiler, root = os.environ.get("CXX", "c++"), Path(torch.__file__).parent
-    command = [compiler, *FLAGS, str(SOURCE), "-o", output, f"-L{root / 'lib'}", *LINKED]
+    command = [*shlex.split(compiler), *FLAGS, str(SOURCE), "-o", output, f"-L{root / 'lib'}", *LINKED]
     command += [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
     command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     try:

@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from svite.deployment.blocks import Run, unsupported
 from svite.deployment.choose import EAGER, Chooser, clocked
 from svite.deployment.compiled import kernels_are_there
+from svite.sparsity.layers import unwrapped
 from svite.vit.gates import fold, is_gated
 from svite.vit.surgery_alive import copied
 
@@ -26,6 +28,8 @@ def deploy(
 ) -> nn.Module:
     """A copy for inference on this CPU, of the same outputs, whose linear layers skip what is dead where that pays.
 
+    No parameter of it asks for a gradient, and hooks stay behind.
+
     Each layer of timm's blocks runs dense, in CSR or in square blocks of 16 or 32, whichever is fastest on `images`;
     attention, norms, GELU and residual sums run in the same layout, fused. Blocks of other kinds, the patch embedding
     and the classifier stay as they are, and so does all of the model if that is fastest. Zeros are what is skipped, so
@@ -35,15 +39,17 @@ def deploy(
         model: a timm Vision Transformer on the CPU, in float32; not changed.
         images: a batch as it will be served; its size matters.
         choice: the formats to take in place of measuring, as `deployed.choice` has them: by layer "dense", "csr",
-            "block16", "block32", or by block "eager". Save it with `svite.save(..., note={"choice": deployed.choice})`.
+            "csr-bf16", "block16", "block32", or by block "eager". Save it with
+            `svite.save(..., note={"choice": deployed.choice})`.
         weights: torch.bfloat16 stores the values of CSR layers in half of the space (outputs equal to about 1e-2).
 
     Raises:
-        ValueError: another kind of model, one on another device or of another dtype; a choice that does not fit; no
-            images.
+        ValueError: another kind of model, one on another device or of another dtype, one that is deployed already; a
+            choice that does not fit; no images.
     """
+    model = unwrapped(model)
     _check(model, images, weights)
-    plain = copied(fold(model) if is_gated(model) else model).eval()
+    plain = copied(fold(model) if is_gated(model) else model).eval().requires_grad_(False)
     plain.choice = {f"blocks.{index}": EAGER for index in range(len(plain.blocks))}
     if not kernels_are_there():
         return plain
@@ -58,6 +64,10 @@ def deploy(
 def _check(model: nn.Module, images: Tensor, weights: torch.dtype) -> None:
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"{type(model).__name__} is not timm's VisionTransformer, so it can't be deployed.")
+    if any(isinstance(block, Run) for block in model.blocks):
+        raise ValueError("The model is deployed already; deploy the one that it was made of.")
+    if prune.is_pruned(model):
+        raise ValueError("torch.nn.utils.prune holds the model's masks; make them permanent with its `remove` before.")
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             raise ValueError(f"{name} is {parameter.dtype} on {parameter.device}; deploy takes float32 on the CPU.")
@@ -86,7 +96,12 @@ def _rebuilt(model: nn.Module, chooser: Chooser) -> nn.Module:
         blocks += found.values() if eager else [Run(found, chooser.made)]
     chooser.refuse_the_rest()
     model.blocks = nn.Sequential(*blocks).eval()
+    model.forward_intermediates = _no_intermediates
     return model
+
+
+def _no_intermediates(*_: object, **__: object) -> None:
+    raise RuntimeError("A deployed model has no outputs of single blocks; use the model that it was made of.")
 
 
 def _pays(fast: nn.Module, plain: nn.Module, images: Tensor) -> bool:

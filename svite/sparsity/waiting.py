@@ -48,6 +48,7 @@ class BeforeForward:
     def __init__(self, sparsifier: "Sparsifier | None" = None) -> None:
         self.sparsifier = sparsifier
 
+    @torch.compiler.disable  # it draws numbers, which a compiler can't follow; the model's own code is compiled
     def __call__(self, model: nn.Module, _: tuple) -> None:
         if self.sparsifier and model.training and torch.is_grad_enabled():
             self.sparsifier.lay_waiting(model)

@@ -19,6 +19,7 @@ from svite.sparsity.scoring import seeded
 from svite.store.files import sha256
 
 CHECKSUMS = "SHA256SUMS"
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # whatever a file is called: PostScript is a program
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,13 @@ class Split:
         """The first so many images (readers sort by class, so they are taken evenly over the split)."""
         if images is None or images >= len(self):
             return self
-        chosen = torch.linspace(0, len(self) - 1, images).long()
+        chosen = evenly(len(self), images)
         return Split(self.images[chosen], self.labels[chosen])
+
+
+def evenly(images: int, wanted: int) -> Int[Tensor, " image"]:
+    """So many of the numbers of `images`, in order and at equal distances."""
+    return torch.linspace(0, images - 1, wanted).long()
 
 
 def check(folder: str | Path) -> None:
@@ -64,7 +70,7 @@ def read(path: Path, channels: int, size: int) -> Split:
     reader = create_dataset("", root=str(path), search_split=False).reader  # the data set itself would leave files open
     images, labels = [], []
     for file, label in (reader[index] for index in range(len(reader))):
-        with file, Image.open(file) as stored:
+        with file, Image.open(file, formats=FORMATS) as stored:
             image = stored.convert(mode)
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BICUBIC)

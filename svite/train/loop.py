@@ -2,10 +2,8 @@
 
 import math
 import os
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from svite.study import Run
 from svite.tokens import anneal
 from svite.train import budget, sharding
 from svite.train.checkpoint import Writer, last_good, refuse_other
+from svite.train.ending import Stopped, naming_the_last_good, until_asked
 from svite.train.evaluate import validated
 from svite.train.finite import Diverged, first_layer
 from svite.train.objective import Labels, Objective, Pixels
@@ -34,23 +33,6 @@ SECONDS_BETWEEN_CHECKPOINTS = 20.0
 HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Stopped(Exception):
-    """Training was asked to end, and has saved where it is."""
-
-
-@contextmanager
-def until_asked(loop: "Loop") -> Iterator[None]:
-    """Let SIGTERM end the loop after the step that it is in. (Signals reach the main thread only.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: setattr(loop, "asked_to_end", True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 @dataclass
 class Trained:
     """What came of a run: the model, its sparsifier, one row an epoch, and the operations spent."""
@@ -61,17 +43,6 @@ class Trained:
     epochs: list[dict[str, float | int]]
     images: int
     macs: float
-
-
-@contextmanager
-def naming_the_last_good(checkpoint: str | Path | None) -> Iterator[None]:
-    """Let Diverged say where training can go on from."""
-    try:
-        yield
-    except Diverged as error:
-        state = last_good(checkpoint) if checkpoint is not None else None
-        stands = f"The last good checkpoint is {checkpoint}, after step {state['loop']['step']}." if state else ""
-        raise Diverged(f"{error} {stands or 'There is no checkpoint before it.'}") from None
 
 
 class Loop:
@@ -96,7 +67,7 @@ class Loop:
             for each in (model, self.average.model) if self.average else (model,):
                 sharding.shard(each, device, self.share.of)
         self.sparsifier = sparsify(run, model, self.steps)  # some methods add parameters, so the optimizer comes after
-        if self.sparsifier and not self.sharded:
+        if self.sparsifier:
             narrow(model, self.sparsifier)
         if self.recipe.ema:
             self.average = self.average or Average(model, self.recipe.ema)
@@ -142,9 +113,11 @@ class Loop:
         agreed = together(self.accelerator, self._backward(images, labels), self.saving, self.asked_to_end)
         self.loss, self.saving, self.stopping = agreed[0], agreed[1] > 0, agreed[2] > 0
         if not math.isfinite(self.loss):
+            with self.autocast:
+                layer = first_layer(self.plain_model, images)
             raise Diverged(
                 f"The loss is {self.loss} at step {self.step}, in epoch {self.step // self.per_epoch + 1}; the first "
-                f"layer whose output is not finite is {first_layer(self.plain_model, images)}."
+                f"layer whose output is not finite is {layer}."
             )
         self._update()
         self.loss_sum += self.loss
@@ -192,7 +165,7 @@ class Loop:
             "epoch": self.step // self.per_epoch,
             "step": self.step,
             "images": self.step * self.recipe.batch,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),  # of the last layer, where they decay
             "train_loss": self.loss_sum / self.per_epoch,
             "validation_loss": found.loss,
             "validation_top1": found.top1,
@@ -257,11 +230,15 @@ class Loop:
         writer = Writer(checkpoint) if checkpoint is not None and self.accelerator.is_main_process else None
         progress = Progress(self.epochs, self.step / self.per_epoch, self.accelerator.is_main_process)
         self.model.train()
-        with naming_the_last_good(checkpoint), until_asked(self), writer or nullcontext():
+        with naming_the_last_good(checkpoint), until_asked(self.end), writer or nullcontext():
             while self.step < self.steps:
                 self._go_on(writer, progress)
         images = self.steps * self.recipe.batch
         return Trained(self.run, *self.finished(), self.rows, images, self.spent)
+
+    def end(self) -> None:
+        """Ask for an end after the step that is under way, of all processes."""
+        self.asked_to_end = True
 
     def finished(self) -> tuple[nn.Module, Sparsifier | None]:
         """The model that counts and its sparsifier, whole in every process."""

@@ -29,7 +29,8 @@ def mixer(mixing: Mixing | None, smoothing: float, classes: int) -> Mixup | None
 def teacher_for(student: nn.Module, distillation: Distillation) -> nn.Module:
     """The teacher's model: from a file of `svite.save`, or timm's pretrained one of that name.
 
-    Raises ValueError for a teacher that tells other classes apart than the student, or that timm does not know.
+    Raises ValueError for a teacher that timm does not know, that tells other classes apart than the student, or can't
+    see its images.
     """
     if Path(distillation.teacher).is_file():
         teacher = load(distillation.teacher)[0]
@@ -47,7 +48,19 @@ def teacher_for(student: nn.Module, distillation: Distillation) -> nn.Module:
             f"recipe.distillation.teacher: '{distillation.teacher}' knows {teacher.num_classes} classes, "
             f"the model {student.num_classes}."
         )
+    refuse_blind(teacher, distillation.teacher, (student.in_chans, *student.patch_embed.img_size))
     return teacher
+
+
+@torch.no_grad()
+def refuse_blind(teacher: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError for a teacher that can't see images of (channels, height, width)."""
+    try:
+        teacher.eval()(torch.zeros(1, *shape))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        seen = " x ".join(map(str, shape))
+        raise ValueError(f"recipe.distillation.teacher: '{name}' can't see images of {seen} ({reason}).") from None
 
 
 class Teaching(nn.Module):
@@ -62,8 +75,9 @@ class Teaching(nn.Module):
         self.temperature = distillation.temperature
         self.teacher = DistillationTeacher(teacher_for(student, distillation)).requires_grad_(False)
         config = resolve_data_config({}, model=student)
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(config[name]).view(1, -1, 1, 1))
+        for name in ("mean", "std"):  # timm knows those of colours only
+            moment = torch.tensor(config[name]).view(1, -1, 1, 1)
+            self.register_buffer(name, moment if moment.shape[1] == student.in_chans else None)
         if hasattr(student, "set_distilled_training"):  # its second output is for the teacher
             student.set_distilled_training(True)
 

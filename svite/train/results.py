@@ -17,9 +17,11 @@ from svite.study import HALF, Run, Study
 from svite.train.checkpoint import remove
 from svite.train.data import CHECKSUMS, Data
 from svite.train.finish import finished
+from svite.train.loaded import Loaded
 from svite.train.loop import Loop, Trained
 from svite.train.source import InMemory, Source
 from svite.train.store import build, load_model, save_model
+from svite.train.views import config
 from svite.vit import structure
 from svite.vit.cost import macs
 from svite.vit.surgery_alive import Masked
@@ -33,7 +35,9 @@ def data_for(run: Run, folder: str | Path) -> Data:
 
 def source_for(run: Run, data: Data | Images) -> Source:
     """The run's images, in memory or read as they are needed."""
-    return InMemory(data, run.recipe, run.seed)
+    if isinstance(data, Data):
+        return InMemory(data, run.recipe, run.seed)
+    return Loaded(data, run.recipe, run.seed, config(build(run.model)))
 
 
 def settings(run: Run, data: Data | Images, start: str | Path | None) -> dict[str, Any]:
@@ -43,7 +47,13 @@ def settings(run: Run, data: Data | Images, start: str | Path | None) -> dict[st
         found = sums.read_text() if sums.exists() else str(data.folder)
     else:
         found = data.model_dump(mode="json", exclude={"workers", "cache", "cache_gigabytes"})
-    return {"run": run.model_dump(mode="json"), "data": found, "start": sha256(start) if start else None}
+    teacher = run.recipe.distillation and Path(run.recipe.distillation.teacher)
+    return {
+        "run": run.model_dump(mode="json"),
+        "data": found,
+        "start": sha256(start) if start else None,
+        "teacher": sha256(teacher) if teacher and teacher.is_file() else None,
+    }
 
 
 def identity(run: Run, data: Data | Images, start: str | Path | None) -> str:

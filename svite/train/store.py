@@ -1,7 +1,6 @@
 """The models of runs, as safetensors."""
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -22,14 +21,6 @@ def build(model: Model, pretrained: bool = False) -> nn.Module:
         return timm.create_model(model.name, pretrained=pretrained, **model.arguments)
     except (TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(f"model: timm can't build '{model.name}': {error}.") from None
-
-
-def input_of(model: Model) -> dict[str, Any]:
-    """How timm feeds such a model: size, interpolation, mean and deviation of its pixels, crop."""
-    import timm
-    from timm.data import resolve_data_config
-
-    return resolve_data_config(model.arguments, pretrained_cfg=timm.get_pretrained_cfg(model.name).to_dict())
 
 
 def save_model(path: str | Path, model: nn.Module, run: Run, masked: Masked | None = None) -> None:

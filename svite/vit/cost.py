@@ -49,7 +49,7 @@ def macs(model: nn.Module) -> Macs:
         products = 2 * layer.num_heads * layer.head_dim * inputs[0].shape[1] ** 2
         attention[name] = attention.get(name, 0) + products
 
-    blank = torch.zeros(1, *_input_shape(model), device=next(model.parameters()).device)
+    blank = torch.zeros(1, *input_shape(model), device=next(model.parameters()).device)
     with ExitStack() as hooks, evaluating(model), torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
@@ -60,7 +60,8 @@ def macs(model: nn.Module) -> Macs:
     return Macs(uses, sizes, attention)
 
 
-def _input_shape(model: nn.Module) -> tuple[int, int, int]:
+def input_shape(model: nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a Vision Transformer takes."""
     return model.patch_embed.proj.in_channels, *model.patch_embed.img_size
 
 

@@ -1,0 +1,136 @@
+"""Images in files, one by one: class folders, tar files, torchvision's data sets, Hugging Face's."""
+
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtyping import Int
+from PIL import Image
+from timm.data import create_dataset
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from torch import Tensor
+
+from svite.recipe import Images
+from svite.train.data import FORMATS, order
+from svite.train.views import Read
+
+WHOLE_FOLDER = ("torch/image_folder", "torch/folder")  # torchvision's own, of which timm would take all splits for one
+
+
+class Slice(NamedTuple):
+    """Bytes of a file that are an image, and its class."""
+
+    path: str
+    label: int
+    offset: int = 0
+    size: int = -1
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.name}" if self.name else self.path
+
+
+class Stored:
+    """The images of a split, in a fixed order. `read` is what a worker gets; where each image is stays here.
+
+    `places` are what `read` takes, `classes` the names of the classes, if there are names.
+    """
+
+    def __init__(self, places: Sequence[Any], read: Read, classes: Iterable[str] | None, title: str = "") -> None:
+        self.places, self.read, self.title = places, read, title
+        self.classes = None if classes is None else [*classes]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def name(self, index: int) -> str:
+        """What to call an image before a person."""
+        place = self.places[index]
+        return f"image {place} of {self.title}" if isinstance(place, int) else str(place)
+
+    def order(self, chosen: Int[Tensor, " image"], seed: int, epoch: int) -> Int[Tensor, " image"]:
+        """The order in which an epoch visits the chosen images."""
+        return chosen[order(len(chosen), seed, epoch)]
+
+    def expect(self, coming: Int[Tensor, " image"]) -> None:
+        """Told which images are read soon."""
+
+
+def read_slice(place: Slice) -> tuple[Image.Image, int]:
+    """An image and its class."""
+    with open(place.path, "rb") as file:
+        file.seek(place.offset)
+        return Image.open(BytesIO(file.read(place.size)), formats=FORMATS), place.label
+
+
+def files(images: Images, split: str) -> Stored:
+    """A folder of class folders or a tar file of them, as timm reads them.
+
+    Raises FileNotFoundError where neither is there.
+    """
+    root = Path(images.root)
+    candidates = (root / split, root / f"{split}.tar")
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"{root} has no folder '{split}' and no '{split}.tar'.")
+    reader = create_dataset("", root=str(path), search_split=False).reader
+    if not isinstance(reader, ReaderImageInTar):
+        return Stored([Slice(*sample) for sample in reader.samples], read_slice, reader.class_to_idx)
+    slices = [
+        Slice(str(path), int(label), image.offset_data + (tar.offset_data if tar else 0), image.size, image.name)
+        for (image, _, tar), label in zip(reader.samples, reader.targets, strict=True)
+    ]
+    return Stored(slices, read_slice, reader.class_name_to_idx)
+
+
+def torchvision(images: Images, split: str) -> Stored:
+    """One of torchvision's data sets, which nobody downloads here.
+
+    Raises FileNotFoundError where a folder of splits has no such split.
+    """
+    found = create_dataset(images.name, root=images.root, split=split)
+    if images.name in WHOLE_FOLDER and Path(found.root) == Path(images.root):
+        raise FileNotFoundError(f"{images.root} has no folder '{split}'.")
+    return Stored(range(len(found)), found.__getitem__, getattr(found, "classes", None), images.name)
+
+
+class Rows:
+    """Reads the rows of a Hugging Face data set by the names of two columns."""
+
+    def __init__(self, rows: Any, image: str, label: str) -> None:
+        self.rows, self.image, self.label = rows, image, label
+
+    def __call__(self, index: int) -> tuple[Image.Image, int]:
+        """An image and its class."""
+        row = self.rows[index]
+        stored = row[self.image]
+        image = BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]
+        return Image.open(image, formats=FORMATS), row[self.label]
+
+
+def hugging_face(images: Images, split: str) -> Stored:
+    """A data set of the hub, of a local folder, or one that `save_to_disk` wrote. No code of the data set is run.
+
+    Raises ValueError where it has no column of images or none of classes, or several.
+    """
+    import datasets
+
+    name = images.name.partition("/")[2]
+    if (Path(name) / "dataset_dict.json").exists():
+        rows = datasets.load_from_disk(name)[split]
+    else:
+        rows = datasets.load_dataset(name, split=split, cache_dir=images.root)
+    kinds = {"image": datasets.Image, "label": datasets.ClassLabel}
+    image, label = (_column(rows.features, preferred, kind) for preferred, kind in kinds.items())
+    names = getattr(rows.features[label], "names", None)
+    plain = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
+    return Stored(range(len(rows)), Rows(plain, image, label), names, images.name)
+
+
+def _column(features: dict[str, Any], preferred: str, kind: type) -> str:
+    """The column of that name, or the only one of that kind."""
+    found = [preferred] if preferred in features else [name for name, each in features.items() if type(each) is kind]
+    if len(found) != 1:
+        raise ValueError(f"one column '{preferred}' is wanted; there are {', '.join(features)}")
+    return found[0]
