@@ -10,18 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
-from torch import nn
-
 from benchmarks import memory, scale
+from svite.recipe import read
 from svite.report.text import fill
 from svite.sparsity.layers import elements
+from svite.study import Training
+from svite.train.loop import SECONDS_BETWEEN_CHECKPOINTS
+from svite.train.store import build
 from svite.vit.cost import macs
 
-MODEL = "deit_base_patch16_224"
-EPOCHS, BATCH, IMAGES = 300, 1024, 1_281_167
+RECIPE = Path(__file__).parents[1] / "recipes/deit_base_imagenet.yaml"
+EPOCHS, IMAGES = 300, 1_281_167
 TAR = 147_897_477_120  # bytes of ILSVRC2012_img_train.tar
-UPDATES = 80  # one after each 1 % of training, until 80 % of it
 RATE = 100e12  # operations a second that a GPU sustains in bf16: assumed, not measured
 SETTINGS = {"8 GPUs": 8, "4 x 8 GPUs": 32}
 MARKS = ("<!-- plan -->", "<!-- /plan -->")
@@ -57,24 +57,40 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Model:
-    """What is counted of the model."""
+class Planned:
+    """What is counted of the model, and what its recipe says."""
 
     parameters: int
     prunable: int
     macs: float
+    batch: int
+    epochs: int
+    interval: int
 
     @classmethod
-    def of(cls, model: nn.Module) -> "Model":
-        """Count it."""
+    def read(cls, path: str | Path = RECIPE) -> "Planned":
+        """A training's parameters, with the epochs of the plan."""
+        training = read(path, Training, [f"recipe.epochs={EPOCHS}"])
+        model, recipe = build(training.model), training.recipe
         total = sum(parameter.numel() for parameter in model.parameters())
-        return cls(total, sum(unit.size for unit in elements(model, None)), macs(model).total())
+        prunable = sum(unit.size for unit in elements(model))
+        return cls(total, prunable, macs(model).total(), recipe.batch, recipe.epochs, recipe.interval)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return IMAGES // self.batch * self.epochs
+
+    @property
+    def updates(self) -> int:
+        """Topology updates: SViTE's end after 80 % of the steps."""
+        return int(0.8 * self.steps) // self.interval
 
 
-def held(model: Model, found: Measured) -> list[Row]:
+def held(run: Planned, found: Measured) -> list[Row]:
     """Bytes on each GPU while it trains: under DDP in every setting, then under FSDP2."""
-    p, gpus, whole = model.parameters, list(SETTINGS.values()), [1] * len(SETTINGS)
-    images = [BATCH // n for n in gpus]
+    p, gpus, whole = run.parameters, list(SETTINGS.values()), [1] * len(SETTINGS)
+    images = [run.batch // n for n in gpus]
 
     def dealt(count: float) -> list[float]:
         return [count * p / n for n in (*whole, *gpus)]
@@ -98,60 +114,61 @@ def held(model: Model, found: Measured) -> list[Row]:
     return [(name, how, list(map(size, values))) for name, how, values in [*parts, ("**all**", "", totals)]]
 
 
-def moved(model: Model) -> list[Row]:
+def moved(run: Planned) -> list[Row]:
     """Bytes that each GPU sends or gets in a step."""
-    p, gpus = model.parameters, list(SETTINGS.values())
-    around = [(n - 1) / n for n in gpus]
-    image, pixels = TAR / IMAGES, 3 * 224 * 224
+    gpus, weights = list(SETTINGS.values()), 4 * run.parameters
+    image, pixels = TAR / IMAGES, 4 * 3 * 224 * 224
     rows = [
-        ("DDP: gradients, all-reduced", "2 (n - 1)/n x 4 P", [2 * r * 4 * p for r in around]),
-        ("FSDP2: weights gathered twice, gradients scattered", "3 (n - 1)/n x 4 P", [3 * r * 4 * p for r in around]),
-        ("masks", "0: every rank chooses alike", [0.0] * len(gpus)),
-        (
-            "images read",
-            f"{BATCH} / n x {size(image)}, the mean of the training set",
-            [BATCH / n * image for n in gpus],
-        ),
-        ("images to the GPU, one byte a value", f"{BATCH} / n x 3 x 224 x 224", [BATCH / n * pixels for n in gpus]),
+        ("DDP: gradients, all-reduced", "2 (n - 1)/n x 4 P", [2 * (n - 1) / n * weights for n in gpus]),
+        ("FSDP2: weights twice, gradients once", "3 (n - 1)/n x 4 P", [3 * (n - 1) / n * weights for n in gpus]),
+        ("masks", "0: every rank chooses alike", [0.0 for _ in gpus]),
+        ("images read", f"{run.batch} / n x {size(image)}, the mean of all", [run.batch / n * image for n in gpus]),
+        ("images to the GPU, fp32", f"{run.batch} / n x 4 x 3 x 224²", [run.batch / n * pixels for n in gpus]),
     ]
     return [(name, how, list(map(size, values))) for name, how, values in rows]
 
 
-def took(model: Model) -> list[Row]:
+def took(run: Planned) -> list[Row]:
     """Steps, operations and hours of the whole run at the assumed rate, and what has to keep up with it."""
-    steps, gpus = IMAGES // BATCH * EPOCHS, SETTINGS.values()
-    step = 6 * model.macs * BATCH
+    gpus = list(SETTINGS.values())
+    step = 6 * run.macs * run.batch
     seconds = [step / n / RATE for n in gpus]
-    sent = [2 * (n - 1) / n * 4 * model.parameters for n in gpus]
-    both = len(SETTINGS)
+    wide = [2 * (n - 1) / n * 4 * run.parameters / s for n, s in zip(gpus, seconds, strict=True)]
     return [
-        ("steps", f"{IMAGES:,} // {BATCH} x {EPOCHS}", [f"{steps:,}"] * both),
-        ("operations a step", f"2 x 3 x {model.macs / 1e9:.2f} G MACs x {BATCH}", [f"{step / 1e12:.1f} T"] * both),
+        ("steps", f"{IMAGES:,} // {run.batch} x {run.epochs}", [f"{run.steps:,}" for _ in gpus]),
+        (
+            "operations a step",
+            f"2 x 3 x {run.macs / 1e9:.2f} G MACs x {run.batch}",
+            [f"{step / 1e12:.1f} T" for _ in gpus],
+        ),
         (f"a step, if a GPU does {RATE / 1e12:.0f} T a second", "assumed", [f"{s:.3f} s" for s in seconds]),
-        ("the run at that rate", "steps x a step", [f"{steps * s / 3600:.1f} h" for s in seconds]),
-        ("images to decode, all nodes together", f"{BATCH} / a step", [f"{BATCH / s:,.0f} a second" for s in seconds]),
+        ("the run at that rate", "steps x a step", [f"{run.steps * s / 3600:.1f} h" for s in seconds]),
+        ("images to decode", f"{run.batch} / a step", [f"{run.batch / s:,.0f} a second" for s in seconds]),
         (
-            "bandwidth at which DDP's all-reduce takes as long as a step",
+            "bandwidth at which DDP's all-reduce lasts a step",
             "its bytes / a step",
-            [f"{b / s / 1e9:.1f} GB a second" for b, s in zip(sent, seconds, strict=True)],
+            [f"{size(w)} a second" for w in wide],
         ),
     ]
 
 
-def added(model: Model, found: Measured) -> list[Row]:
+def added(run: Planned, found: Measured) -> list[Row]:
     """What topology updates and checkpoints add, the same in every setting."""
-    return [
-        ("updates of the run", "one after each 1 % of training, until 80 %", [str(UPDATES)]),
-        ("all of them", f"measured: {found.update:.2f} s each, on one CPU core", [f"{UPDATES * found.update:.0f} s"]),
+    peak, whole = found.peak * run.parameters, found.stored + 4 * run.parameters
+    rows = [
+        ("updates of the run", f"0.8 x steps // {run.interval:,}", str(run.updates)),
+        ("all of them", f"measured: {found.update:.2f} s each, one CPU core", f"{run.updates * found.update:.0f} s"),
+        ("memory of one, when no activations are there", f"measured: {found.peak:.2f} P", size(peak)),
+        ("FSDP2: two scores gathered at one", "2 x 4 x prunable", size(8 * run.prunable)),
+        ("a checkpoint; two are kept", f"measured: {size(found.stored)}, and 4 P for the average", size(whole)),
+        (f"writing {size(found.stored)} beside training", "measured, on this disk", f"{found.written:.1f} s"),
         (
-            "memory of one, when no activations are there",
-            f"measured: {found.peak:.2f} P",
-            [size(found.peak * model.parameters)],
+            "to the disk, all in all",
+            f"a checkpoint each {SECONDS_BETWEEN_CHECKPOINTS:.0f} s",
+            f"{size(whole / SECONDS_BETWEEN_CHECKPOINTS)} a second",
         ),
-        ("FSDP2: two scores gathered at one", "2 x 4 x prunable", [size(8 * model.prunable)]),
-        ("a checkpoint, without the average of the weights", "measured; two are kept", [size(found.stored)]),
-        ("writing it, beside training", "measured, on this disk", [f"{found.written:.1f} s"]),
     ]
+    return [(name, how, [value]) for name, how, value in rows]
 
 
 def size(count: float) -> str:
@@ -172,15 +189,15 @@ def table(heads: Iterable[str], rows: Iterable[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def markdown(model: Model, found: Measured) -> str:
+def markdown(run: Planned, found: Measured) -> str:
     """The tables."""
     ways = [f"{way}, {setting}" for way in ("DDP", "FSDP2") for setting in SETTINGS]
     parts = [
-        f"P = {model.parameters:,} parameters, {model.prunable:,} of them prunable; n GPUs.",
-        table(["On each GPU", "bytes", *ways], held(model, found)),
-        table(["A step, each GPU", "bytes", *SETTINGS], moved(model)),
-        table(["The run", "", *SETTINGS], took(model)),
-        table(["Beside it", "", "any"], added(model, found)),
+        f"P = {run.parameters:,} parameters, {run.prunable:,} of them prunable; n GPUs.",
+        table(["On each GPU", "bytes", *ways], held(run, found)),
+        table(["A step, each GPU", "bytes", *SETTINGS], moved(run)),
+        table(["The run", "", *SETTINGS], took(run)),
+        table(["Beside it", "", "any"], added(run, found)),
     ]
     return "\n\n".join(parts)
 
@@ -192,7 +209,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/scale.md"), help="where the tables go")
     arguments = parser.parse_args()
     found = Measured.read(arguments.measured)
-    fill(arguments.page, MARKS, markdown(Model.of(timm.create_model(MODEL)), found))
+    fill(arguments.page, MARKS, markdown(Planned.read(), found))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/bin/bash
-# One training run on many nodes: sbatch recipes/slurm.sh [PARAMS] [OUTPUT], from the repository's root.
+# One training run on many nodes: sbatch recipes/slurm.sh [PARAMS] [OUTPUT] [--set ...], from the repository's root.
 # A job that is preempted, loses a node or meets its time limit is queued again, and goes on from its last checkpoint.
 
 #SBATCH --job-name=svite
@@ -41,7 +41,7 @@ trap 'asked=yes; kill -TERM "$step"' TERM
 
 # sbatch's --cpus-per-task does not reach srun (since Slurm 22.05): one core would decode for eight GPUs.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
-    "${launch[@]}" -m svite.train --params "$params" --output "$output" &
+    "${launch[@]}" -m svite.train --params "$params" --output "$output" "${@:3}" &
 step=$!
 
 code=0

@@ -16,7 +16,7 @@ from svite.train.checkpoint import load_checkpoint
 ROOT = Path(__file__).parents[1]
 TOY = "test_vit"
 FOUND = plan.Measured(masks=1.1, peak=4.0, update=2.0, stored=1e9, written=3.0, kept=50e6)
-MODEL = plan.Model(parameters=100_000_000, prunable=99_000_000, macs=20e9)
+RUN = plan.Planned(100_000_000, 99_000_000, macs=20e9, batch=1024, epochs=300, interval=3000)
 
 
 def cells(rows: list[plan.Row], start: str) -> list[str]:
@@ -24,7 +24,7 @@ def cells(rows: list[plan.Row], start: str) -> list[str]:
 
 
 def test_memory_adds_up():
-    rows = plan.held(MODEL, FOUND)
+    rows = plan.held(RUN, FOUND)
     assert cells(rows, "weights, fp32") == ["400 MB", "400 MB", "50 MB", "12 MB"]
     assert cells(rows, "sparsifier") == ["110 MB", "110 MB", "38 MB", "28 MB"]
     assert cells(rows, "activations") == ["6.40 GB", "1.60 GB"] * 2
@@ -33,24 +33,26 @@ def test_memory_adds_up():
 
 
 def test_what_is_sent_is_that_of_a_ring():
-    rows = plan.moved(MODEL)
+    rows = plan.moved(RUN)
     assert cells(rows, "DDP") == ["700 MB", "775 MB"]
     assert cells(rows, "FSDP2") == ["1.05 GB", "1.16 GB"]
-    assert cells(rows, "images to the GPU") == ["19 MB", "5 MB"]
+    assert cells(rows, "images to the GPU") == ["77 MB", "19 MB"]
 
 
 def test_hours_are_operations_over_the_rate():
-    rows = plan.took(MODEL)
+    rows = plan.took(RUN)
     assert cells(rows, "steps") == ["375,300"] * 2
     hours = 375_300 * 6 * 20e9 * 1024 / (8 * plan.RATE) / 3600
     assert cells(rows, "the run") == [f"{hours:.1f} h", f"{hours / 4:.1f} h"]
-    assert cells(plan.added(MODEL, FOUND), "all of them") == ["160 s"]
+    assert cells(plan.added(RUN, FOUND), "all of them") == ["200 s"]
+    assert cells(plan.added(RUN, FOUND), "a checkpoint;") == ["1.40 GB"]
 
 
-def test_the_model_is_deit_base():
-    model = plan.Model.of(timm.create_model(plan.MODEL))
-    assert model.parameters == 86_567_656
-    assert model.macs == pytest.approx(17.6e9, rel=0.01)
+def test_the_run_is_that_of_the_recipe():
+    run = plan.Planned.read()
+    assert run.parameters == 86_567_656
+    assert run.macs == pytest.approx(17.6e9, rel=0.01)
+    assert (run.batch, run.epochs, run.interval, run.updates) == (1024, 300, 7000, 42)
 
 
 def claims_file(path: Path, *left_out: str) -> Path:
@@ -75,7 +77,7 @@ def test_the_page_agrees_with_what_was_measured():
     except ValueError:
         pytest.skip("not measured yet")
     between = (ROOT / "docs/scale.md").read_text().split(plan.MARKS[0])[1].split(plan.MARKS[1])[0]
-    expected = plan.markdown(plan.Model.of(timm.create_model(plan.MODEL)), found)
+    expected = plan.markdown(plan.Planned.read(), found)
     assert between.strip() == expected, "run `python -m benchmarks.plan`"
 
 

@@ -54,12 +54,12 @@ def test_its_options_are_those_of_the_command_and_of_torchrun(start):
 
     from svite.training import parser
 
-    out, _ = start('echo "$*"', "p.yaml", "there").communicate(timeout=30)
+    out, _ = start('echo "$*"', "p.yaml", "there", "--set", "recipe.epochs=300").communicate(timeout=30)
     words = out.split()
     launch = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
     assert (launch.training_script, launch.nnodes, launch.max_restarts) == ("svite.train", "4", 2)
     options = parser().parse_args(launch.training_script_args)
-    assert (options.params, options.output) == ("p.yaml", "there")
+    assert (options.params, options.output, options.set) == ("p.yaml", "there", ["recipe.epochs=300"])
 
 
 def test_asked_to_end_it_lets_the_run_save_and_queues_it_again(start):
