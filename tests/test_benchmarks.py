@@ -165,12 +165,12 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     floors += [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
     floors += [2.0, 3.8, 7.0, 3.0] * 2  # of layers
     floors += [0.97, 0.97, 0.97, 1.5, 2.4, 3.2, 3.5, 0.97, 0.97, 0.97, 0.97, 1.8, 0.97, 1.8, 3.0]  # of whole models
-    ends = {claim["name"]: (claim["bound"], claim["floor"]) for claim in result["claims"]}
+    ends = [(claim["bound"], claim["floor"]) for claim in result["claims"]]
     kept = [(bound, None) for bound in bounds] + [(None, floor) for floor in floors]
     kept += [(None, loops.EQUAL), (loops.SPARSE, None), (None, None), (1.0, None), (None, None), (None, scaling.FLOOR)]
     large = [memory.BOUND] * 2 + [None, None, scale.UPDATE_SECONDS, None, None, None]
     kept += [(bound, None) for bound in large]
-    assert list(ends.values()) == kept
+    assert ends == kept
     assert [claim["part"] for claim in result["claims"]] == sorted(
         (claim["part"] for claim in result["claims"]), key=__main__.PARTS.index
     )
