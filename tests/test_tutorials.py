@@ -10,10 +10,10 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "notebooks/tutorials"
 
 
-def executed(name: str, place: Path, **settings: object) -> list[dict]:
+def executed(tutorial: str, place: Path, **settings: object) -> list[dict]:
     """The outputs of a tutorial, run with these parameters."""
     given = [word for name, value in settings.items() for word in ("-p", name, str(value))]
-    papermill = [sys.executable, "-m", "papermill", FOLDER / f"{name}.ipynb", place / "out.ipynb", "-k", "python3"]
+    papermill = [sys.executable, "-m", "papermill", FOLDER / f"{tutorial}.ipynb", place / "out.ipynb", "-k", "python3"]
     done = subprocess.run([*papermill, *given], cwd=FOLDER, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     cells = json.loads((place / "out.ipynb").read_text())["cells"]
