@@ -14,9 +14,12 @@ LATENCY, BENCH = "reports/latency.json", "reports/bench.json"
 BATCHES = (1, 64)
 TIMED = ["milliseconds", "speedup", "low", "high", "deployed"]
 CARD = ["milliseconds", "images_a_second", "megabytes_peak", "megabytes_stored", "of_the_limit"]
-# What the names of claims begin with: about shrunk models, about single zeros, about what a sparsifier costs.
+# What the names of claims begin with: about shrunk models, about single zeros, about what training with it all costs.
 STRUCTURE, SINGLE = ("inference of ", "training of "), ("layer of ", "deploying ")
-OVERHEAD = ("memory of ", "training step of ", "topology update of ")
+OVERHEAD = (
+    *("memory of ", "training step of ", "topology update of ", "training loop of ", "checkpoint of "),
+    *("images that one worker reads", "two processes on two cores"),
+)
 
 
 def latencies(folder: str | Path) -> pd.DataFrame:
