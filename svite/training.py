@@ -12,9 +12,9 @@ from svite.study import Training
 TERMINATED = 128 + signal.SIGTERM
 
 
-def parser(name: str = "python -m svite.train") -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """What can be asked for."""
-    made = argparse.ArgumentParser(prog=name, description="Train one model, or go on training it.")
+    made = argparse.ArgumentParser(prog="python -m svite.train", description="Train one model, or go on training it.")
     made.add_argument("--params", required=True, help="the run: recipes/deit_small_imagenet.yaml, say")
     made.add_argument("--output", default="scratch", help="folder for model, metrics and curves (scratch)")
     made.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="recipe.lr=0.001 seed=1 ...")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from svite.store.files import write
@@ -23,18 +24,21 @@ def launch(training: Training, folder: str | Path, processes: int, shard: bool =
     write(params, json.dumps(training.model_dump(mode="json"), indent=1) + "\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "svite.train", "--params", str(params), "--output", str(folder), *(["--shard"] if shard else [])]
-    said: list[str] = []
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ | OWN_STORE}
-    with subprocess.Popen(command, **options) as running:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | OWN_STORE
+        ) as running,
+    ):
         try:
             for line in running.stdout:
-                said.append(line.rstrip())
-                if line.startswith(("epoch ", "svite: ", training.key, "The checkpoint", "No new checkpoint")):
-                    print(line, end="", flush=True)
+                print(line, end="", flush=True)
         except BaseException:
             running.terminate()  # torchrun passes it on, and each process saves where it is
             raise
-    if running.returncode:
-        ours = [line for line in said if line.startswith("svite: ")] or said[-20:]
-        raise RuntimeError("\n".join(dict.fromkeys(line.removeprefix("svite: ") for line in ours)))
+        if running.wait():
+            errors.seek(0)
+            said = errors.read().splitlines()
+            ours = [line.removeprefix("svite: ") for line in said if line.startswith("svite: ")]
+            raise RuntimeError("\n".join(dict.fromkeys(ours or said[-20:])))  # processes often say the same
     params.unlink()

@@ -205,7 +205,6 @@ class Loop:
             self.sparsifier.load_state_dict(state["sparsifier"])
         if self.average:
             sharding.load_weights(self.average.model, state["average"])
-            self.average.keep_sparse(self.sparsifier)
 
     def resume(self, checkpoint: str | Path, settings: dict[str, Any]) -> None:
         """Go on from the newest checkpoint that can be read, if there is one.

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from svite.recipe import Distillation, Mixing, Recipe
 from svite.store.saved import load
+from svite.train.views import random_numbers_kept
 
 Pixels = Float[Tensor, "image channel height width"]
 Labels = Num[Tensor, "image *class"]
@@ -103,12 +104,9 @@ class Objective:
         """Images and labels mixed in pairs, a function of the seed; as they are where nothing is mixed."""
         if self.mixer is None:
             return images, labels
-        before = np.random.get_state()  # noqa: NPY002 (timm's mixup knows the global state only)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
+        with random_numbers_kept():
+            np.random.seed(seed % 2**32)  # noqa: NPY002 (timm's mixup draws from the global state only)
             return self.mixer(images, labels)
-        finally:
-            np.random.set_state(before)  # noqa: NPY002
 
     def __call__(self, output: Output, images: Pixels, labels: Labels) -> Float[Tensor, ""]:
         """The mean loss."""
