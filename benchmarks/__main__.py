@@ -70,7 +70,7 @@ def main() -> None:
         "peers": partial(peers.measure, "DeiT-Small", small, arguments.rounds),
         "layers": partial(deployed.layers, arguments.rounds),
         "models": partial(deployed.models, "DeiT-Small", small, arguments.rounds, AT),
-        "loops": partial(loops.measure, TINY, arguments.rounds),
+        "loops": partial(loops.measure, "DeiT-Tiny", TINY, arguments.rounds),
         "scaling": partial(scaling.measure, min(arguments.rounds, 5)),
         "runtimes": partial(deployed.peers, "DeiT-Small", small, arguments.rounds),
         "scale": partial(scale.measure, BASE, arguments.rounds),

@@ -86,7 +86,7 @@ def steps(loop: Loop | TimmLoop) -> None:
         loop.advance()
 
 
-def measure(name: str, rounds: int) -> list[Claim]:
+def measure(called: str, name: str, rounds: int) -> list[Claim]:
     """Dense and sparse beside timm's pieces; a sparse step is weighed as an interval of 100 holds steps and updates."""
     source = Fixed(name, RECIPE.batch * 100, RECIPE.batch)
     every = RECIPE.model_copy(update={"interval": 1})
@@ -99,16 +99,16 @@ def measure(name: str, rounds: int) -> list[Claim]:
     }
     seconds = interleave({part: partial(steps, loop) for part, loop in loops.items()}, rounds)
     sparse = (99 * seconds["ordinary"] + seconds["update"]) / 100
-    what = f"training loop of {name}, batch {RECIPE.batch}"
+    what = f"training loop of {called}, batch {RECIPE.batch}"
     return [
         Claim.of(f"{what}, dense, images a second", "x timm's pieces", seconds["timm"] / seconds["dense"], floor=EQUAL),
         Claim.of(f"{what}, sparse, averaged over 100 steps, time", "x dense", sparse / seconds["dense"], SPARSE),
         Claim.of(f"{what}, sparse, images a second", "x timm's pieces, dense", seconds["timm"] / sparse),
-        *saving(name, loops["ordinary"], rounds),
+        *saving(called, loops["ordinary"], rounds),
     ]
 
 
-def saving(name: str, loop: Loop, rounds: int) -> list[Claim]:
+def saving(called: str, loop: Loop, rounds: int) -> list[Claim]:
     """How long a checkpoint holds training up: the copy, against a step; and the write that goes on beside it."""
     with tempfile.TemporaryDirectory() as folder, Writer(Path(folder) / "run.ckpt") as writer:
         calls = {
@@ -117,7 +117,7 @@ def saving(name: str, loop: Loop, rounds: int) -> list[Claim]:
             "write": writer.finish,
         }
         seconds = interleave(calls, rounds, before={"copy": writer.finish})
-    what = f"checkpoint of {name}, AdamW, average and masks"
+    what = f"checkpoint of {called}, AdamW, average and masks"
     return [
         Claim.of(f"{what}: training waits", "steps", seconds["copy"] / seconds["step"], 1.0),
         Claim.of(f"{what}: written meanwhile", "steps", seconds["write"] / seconds["step"]),
