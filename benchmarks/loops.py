@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import timm
@@ -21,7 +20,6 @@ from svite.train.source import Batch, Share
 from svite.vit.cost import input_shape
 
 RECIPE = Recipe(epochs=1000, batch=16, optimizer="adamw", lr=5e-4, clip=1.0, ema=0.9999, interval=100)
-STEPS = 4  # timed in one go
 EQUAL, SPARSE = 0.99, 1.03
 
 
@@ -80,12 +78,6 @@ def ours(name: str, method: str, source: Fixed, recipe: Recipe = RECIPE) -> Loop
     return loop
 
 
-def steps(loop: Loop | TimmLoop) -> None:
-    """So many that a clock can tell."""
-    for _ in range(STEPS):
-        loop.advance()
-
-
 def measure(called: str, name: str, rounds: int) -> list[Claim]:
     """Dense and sparse beside timm's pieces; a sparse step is weighed as an interval of 100 holds steps and updates."""
     source = Fixed(name, RECIPE.batch * 100, RECIPE.batch)
@@ -97,7 +89,7 @@ def measure(called: str, name: str, rounds: int) -> list[Claim]:
         "ordinary": ours(name, "svite", source, never),
         "update": ours(name, "svite", source, every),
     }
-    seconds = interleave({part: partial(steps, loop) for part, loop in loops.items()}, rounds)
+    seconds = interleave({part: loop.advance for part, loop in loops.items()}, rounds)
     sparse = (99 * seconds["ordinary"] + seconds["update"]) / 100
     what = f"training loop of {called}, batch {RECIPE.batch}"
     return [
