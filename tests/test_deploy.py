@@ -23,7 +23,7 @@ from svite.deployment.blocks import columns_of, rows_of
 from svite.deployment.choose import EAGER, Chooser
 from svite.deployment.compiled import kernels_are_there
 from svite.deployment.deploy import deploy
-from svite.deployment.weights import FORMATS, fitting
+from svite.deployment.weights import CHUNK, FORMATS, Csr, fitting
 from svite.vit.gates import fold
 from svite.vit.gather import gather_inputs
 from svite.vit.shrink import shrink
@@ -72,10 +72,11 @@ def relative(expected: Tensor, found: Tensor) -> float:
 # ---- the kernels --------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    st.integers(1, 3), st.integers(1, 40), st.integers(1, 70), st.integers(1, 210), st.floats(0, 1), st.booleans(),
-    st.booleans(), st.booleans(), st.sampled_from(["dense", "csr"]),
+    st.integers(1, 3), st.integers(1, 40) | st.integers(90, 200), st.integers(1, 70) | st.integers(180, 400),
+    st.integers(1, 230), st.floats(0, 1), st.booleans(), st.booleans(), st.booleans(),
+    st.sampled_from(["dense", "csr"]),
 )  # fmt: skip
 def test_a_layer_is_torchs_linear(count, outputs, inputs, length, density, biased, added, activated, format):
     rows = torch.randn(count, length, inputs)
@@ -87,6 +88,17 @@ def test_a_layer_is_torchs_linear(count, outputs, inputs, length, density, biase
     layer = FORMATS[format](weight, bias)
     found = layer(columns_of(rows), None if residual is None else columns_of(residual), activated)
     assert torch.allclose(rows_of(found, length), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("density", "panels"), [(1.0, 4), (0.2, 4), (0.1, 2), (0.01, 1), (0.0, 1)])
+def test_panels_are_as_narrow_as_a_row_has_enough_in_them(density, panels):
+    layer = Csr(sparse(250, 400, density), None)
+    assert layer.order.shape == (panels, 250)
+    counts = layer.starts.diff().view(panels, 250)
+    for order, alive in zip(layer.order, counts, strict=True):
+        for chunk in range(0, 250, CHUNK):
+            assert sorted(order[chunk : chunk + CHUNK].tolist()) == list(range(chunk, min(chunk + CHUNK, 250)))
+            assert (alive[chunk : chunk + CHUNK].diff() >= 0).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -393,7 +405,7 @@ def test_no_images_are_refused():
 
 
 def test_advice_has_a_line_for_each_shape_and_a_gain():
-    model = vit(embed_dim=192, depth=2, num_heads=3)
+    model = vit(embed_dim=192, depth=2, num_heads=3, img_size=64)
     methods.omp(model, 0.05, layers=["blocks.*"])
     advice = svite.advise(model, batch=4)
     assert set(advice.shapes["layer"]) == {"576x192", "192x192", "768x192", "192x768"}

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 ops = torch.ops.svite
 SIDES = (16, 32)
+CHUNK = 96  # rows, as in kernels.cpp
+NARROWEST, WIDEST = 96, 2**15 - 1  # columns of a panel, which are counted by int16
+FULL = 19  # weights of a row in a panel that are worth a visit
 
 
 class Weights(nn.Module):
@@ -46,6 +50,8 @@ class Dense(Weights):
 class _Compressed(Weights):
     """Values that live, row by row: where each row starts among them, and the column of each."""
 
+    column = torch.int32
+
     def __init__(
         self,
         alive: Bool[Tensor, "row column"],
@@ -55,19 +61,23 @@ class _Compressed(Weights):
         super().__init__(bias)
         ends = alive.sum(1).cumsum(0)
         self.register_buffer("starts", torch.cat([ends.new_zeros(1), ends]).int())
-        self.register_buffer("columns", alive.nonzero()[:, 1].int())
+        self.register_buffer("columns", alive.nonzero()[:, 1].to(self.column))
         self.register_buffer("values", values.contiguous())
 
     @property
-    def packed(self) -> tuple[Int32[Tensor, " start"], Int32[Tensor, " alive"], Float[Tensor, "alive ..."]]:
+    def packed(self) -> tuple[Tensor, ...]:
         """What the kernel reads."""
         return self.starts, self.columns, self.values
 
 
 class Csr(_Compressed):
-    """Single weights that live, in compressed sparse rows; values may be bfloat16."""
+    """Single weights that live, in compressed sparse rows, panel of columns by panel; values may be bfloat16.
 
-    kernel = "csr"
+    A panel is as narrow as leaves a row about 19 living weights in it, for its features should stay in the
+    first-level cache while the rows pass. In each panel, the rows of a chunk come by their number of weights.
+    """
+
+    kernel, column = "csr", torch.int16
 
     def __init__(
         self,
@@ -75,7 +85,27 @@ class Csr(_Compressed):
         bias: Float[Tensor, " out"] | None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(weight != 0, weight[weight != 0].to(dtype), bias)
+        outputs, inputs = weight.shape
+        worth = round(weight.count_nonzero().item() / outputs / FULL)
+        panels = max(inputs // WIDEST + 1, min(worth, inputs // NARROWEST))
+        width = -(-inputs // panels)
+        tiles = pad(weight, (0, panels * width - inputs)).unflatten(1, (panels, width)).transpose(0, 1)
+        order = torch.stack([_by_count(tile) for tile in tiles])
+        sorted_rows = torch.cat([tile[rows] for tile, rows in zip(tiles, order, strict=True)])
+        alive = sorted_rows != 0
+        super().__init__(alive, sorted_rows[alive].to(dtype), bias)
+        self.register_buffer("order", order.int())
+
+    @property
+    def packed(self) -> tuple[Tensor, ...]:
+        """What the kernel reads."""
+        return self.order, *super().packed
+
+
+def _by_count(tile: Float[Tensor, "row column"]) -> Int64[Tensor, " row"]:
+    """Rows, chunk by chunk, from the fewest living weights on."""
+    chunks = torch.arange(len(tile)) // CHUNK
+    return (chunks * (tile.shape[1] + 1) + tile.count_nonzero(1)).argsort(stable=True)
 
 
 class Blocks(_Compressed):
