@@ -26,6 +26,8 @@ EQUAL, SPARSE = 0.99, 1.03
 class Fixed:
     """The same images in every batch: what is timed is the loop."""
 
+    moments = None
+
     def __init__(self, name: str, images: int, batch: int) -> None:
         shape = input_shape(timm.create_model(name))
         self.images, self.pixels = images, torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))

@@ -126,6 +126,33 @@ def test_a_teacher_by_name_is_timms_pretrained_one_that_sees_images_as_it_was_tr
     assert objective(LOGITS, pixels, LABELS) == pytest.approx(float(against(LOGITS, guess, "soft", 1.0)), rel=1e-4)
 
 
+@pytest.fixture
+def moments() -> tuple[Tensor, Tensor]:
+    return torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1), torch.tensor([0.1, 0.3, 0.2]).view(1, 3, 1, 1)
+
+
+def test_timms_teacher_sees_images_in_memory_as_it_was_trained_to(monkeypatch, moments):
+    made = timm.create_model("deit_tiny_patch16_224", **{**VIT, "num_classes": 3, "in_chans": 3})
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: made)
+    recipe = Recipe(distillation=Distillation(teacher="deit_large", kind="soft", share=1.0))
+    objective = Objective(recipe, vit(num_classes=3, in_chans=3), CPU, moments)
+    pixels = PIXELS.expand(8, 3, 12, 12)
+    mean, std = (torch.tensor(made.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    guess = made.eval()((pixels * moments[1] + moments[0] - mean) / std).detach()
+    assert objective(LOGITS, pixels, LABELS) == pytest.approx(float(against(LOGITS, guess, "soft", 1.0)), rel=1e-4)
+
+
+def test_a_files_teacher_learned_from_the_same_images_in_memory(tmp_path, moments):
+    arguments = {**VIT, "num_classes": 3, "in_chans": 3}
+    model = timm.create_model("deit_tiny_patch16_224", **arguments).eval()
+    svite.save(model, tmp_path / "teacher.safetensors", build=("deit_tiny_patch16_224", arguments))
+    recipe = Recipe(distillation=Distillation(teacher=str(tmp_path / "teacher.safetensors"), share=1.0, kind="soft"))
+    objective = Objective(recipe, vit(num_classes=3, in_chans=3), CPU, moments)
+    pixels = PIXELS.expand(8, 3, 12, 12)
+    wanted = against(LOGITS, model(pixels).detach(), "soft", 1.0)
+    assert objective(LOGITS, pixels, LABELS) == pytest.approx(float(wanted), rel=1e-4)
+
+
 def test_a_teacher_of_another_family_sees_grey_images_as_they_are(teacher):
     path, model = teacher
     student = timm.create_model("deit_tiny_patch16_224", **{**VIT, "num_classes": 3})

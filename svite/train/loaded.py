@@ -116,6 +116,8 @@ class Loaded:
     Raises ValueError or FileNotFoundError for images that can't be had, Unavailable for shards that can't.
     """
 
+    moments = None
+
     def __init__(self, images: Images, recipe: Recipe, seed: int, model_config: Mapping[str, Any]) -> None:
         self.images, self.recipe, self.skipped = images, recipe, 0
         self.train, self.held = stored(images, images.train), stored(images, images.validation)

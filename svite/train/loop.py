@@ -74,7 +74,7 @@ class Loop:
             self.average.keep_sparse(self.sparsifier)
         self.plain_model, self.macs = model, macs(model)
         at_rest(model)
-        self.objective = Objective(self.recipe, model, device)
+        self.objective = Objective(self.recipe, model, device, self.source.moments)
         self.optimizer = make_optimizer(model, self.recipe)
         self.schedule = make_schedule(self.optimizer, self.recipe, self.steps)
         compiled = torch.compile(model) if self.recipe.compile else model

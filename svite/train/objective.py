@@ -12,10 +12,12 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from svite.recipe import Distillation, Mixing, Recipe
 from svite.store.saved import load
+from svite.train.source import Moments
 from svite.train.views import random_numbers_kept
 
 Pixels = Float[Tensor, "image channel height width"]
 Labels = Num[Tensor, "image *class"]
+COLOURS = 3  # channels that timm knows moments of
 Output = Float[Tensor, "image class"] | tuple[Float[Tensor, "image class"], Float[Tensor, "image class"]]
 
 
@@ -64,21 +66,27 @@ def refuse_blind(teacher: nn.Module, name: str, shape: tuple[int, int, int]) -> 
         raise ValueError(f"recipe.distillation.teacher: '{name}' can't see images of {seen} ({reason}).") from None
 
 
+def _of_timm(student: nn.Module) -> Moments:
+    config = resolve_data_config({}, model=student)
+    mean, deviation = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+    return mean, deviation
+
+
 class Teaching(nn.Module):
     """What a teacher adds: its best guess as a label (hard), or its guesses, softened by a temperature (soft).
 
     Training data-efficient image transformers and distillation through attention (arXiv 2012.12877, section 4).
     """
 
-    def __init__(self, student: nn.Module, distillation: Distillation) -> None:
+    def __init__(self, student: nn.Module, distillation: Distillation, moments: Moments | None) -> None:
         super().__init__()
         self.kind, self.share = distillation.kind, distillation.share
-        self.temperature = distillation.temperature
+        self.temperature, from_file = distillation.temperature, Path(distillation.teacher).is_file()
         self.teacher = DistillationTeacher(teacher_for(student, distillation)).requires_grad_(False)
-        config = resolve_data_config({}, model=student)
-        for name in ("mean", "std"):  # timm knows those of colours only
-            moment = torch.tensor(config[name]).view(1, -1, 1, 1)
-            self.register_buffer(name, moment if moment.shape[1] == student.in_chans else None)
+        for name, moment in zip(("mean", "std"), moments or _of_timm(student), strict=True):
+            # In memory, images are normalised by moments of their own: a file's teacher learned from the same ones.
+            known = moment.shape[1] == student.in_chans == COLOURS and not (moments and from_file)
+            self.register_buffer(name, moment if known else None)
         if hasattr(student, "set_distilled_training"):  # its second output is for the teacher
             student.set_distilled_training(True)
 
@@ -93,12 +101,12 @@ class Teaching(nn.Module):
 
 
 class Objective:
-    """The loss of a batch."""
+    """The loss of a batch. `moments` are what images are normalised by, if not as timm says of the model."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device, moments: Moments | None = None) -> None:
         self.smoothing = 0.0 if recipe.mixing else recipe.smoothing
         self.mixer = mixer(recipe.mixing, recipe.smoothing, model.num_classes)
-        self.teaching = Teaching(model, recipe.distillation).to(device) if recipe.distillation else None
+        self.teaching = Teaching(model, recipe.distillation, moments).to(device) if recipe.distillation else None
 
     def mixed(self, images: Pixels, labels: Int[Tensor, " image"], seed: int) -> tuple[Pixels, Labels]:
         """Images and labels mixed in pairs, a function of the seed; as they are where nothing is mixed."""

@@ -11,6 +11,7 @@ from svite.recipe import Recipe
 from svite.sparsity.scoring import seeded
 from svite.train.data import Data, augmented, order
 
+Moments = tuple[Float[Tensor, "1 channel 1 1"], Float[Tensor, "1 channel 1 1"]]  # mean, standard deviation
 Batch = tuple[Float[Tensor, "image channel height width"], Int[Tensor, " image"]]
 Sequenced = TypeVar("Sequenced")
 
@@ -31,6 +32,8 @@ class Share:
 class Source(Protocol):
     """Images, as a function of (seed, epoch, number of the batch) and of nothing else: not of how many processes."""
 
+    moments: Moments | None  # what their colours are normalised by, if not as timm says of the model
+
     def __len__(self) -> int:
         """Training images an epoch."""
 
@@ -46,7 +49,7 @@ class InMemory:
 
     def __init__(self, data: Data, recipe: Recipe, seed: int) -> None:
         self.data, self.recipe, self.seed = data, recipe, seed
-        self.train = data.train.first(recipe.images)
+        self.train, self.moments = data.train.first(recipe.images), data.moments
 
     def __len__(self) -> int:
         return len(self.train)
