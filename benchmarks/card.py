@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmarks.deployed import pruned, timed
+from benchmarks.deployed import pruned
 from benchmarks.inference import KEEP, halved
-from benchmarks.interleave import interleave, spread
+from benchmarks.interleave import interleave, spread, timed
 from benchmarks.memory import rise
 from benchmarks.peers_runtime import runtimes
 from svite import tokens
 from svite.deployment.deploy import deploy
 from svite.methods import block, nm
 from svite.store.saved import save
-from svite.vit.cost import cost, macs
+from svite.vit.cost import cost, input_shape, macs
 
 ROUNDS = {1: 12, 8: 6, 64: 2}
 
@@ -48,9 +48,9 @@ def measure(name: str, build: Callable[[], nn.Module], rounds: int, at: Sequence
     rows: list[dict[str, Any]] = []
     sizes = {key: stored(model, name) for key, model in models.items()}
     dense = models["dense"]
-    others = runtimes(dense, torch.randn(2, dense.patch_embed.proj.in_channels, *dense.patch_embed.img_size))
+    others = runtimes(dense, torch.randn(2, *input_shape(dense)))
     for batch, limit in ROUNDS.items():
-        images = torch.randn(batch, dense.patch_embed.proj.in_channels, *dense.patch_embed.img_size)
+        images = torch.randn(batch, *input_shape(dense))
         ways = {("dense", "eager"): dense}
         ways |= {("dense", runtime): call for runtime, call in others.items()}
         ways |= {(key, "svite.deploy"): deploy(model, images) for key, model in models.items()}

@@ -1,6 +1,6 @@
 """Sparse layers and models on the kernels of `svite.deploy`, against dense ones and against other runtimes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 
 from benchmarks.claim import Claim
 from benchmarks.inference import KEEP, chosen
-from benchmarks.interleave import interleave
+from benchmarks.interleave import interleave, timed
 from benchmarks.peers_runtime import MklLinear, runtimes, through_mkl
 from svite import tokens
 from svite.deployment.blocks import columns_of
@@ -17,6 +17,7 @@ from svite.deployment.compiled import kernels_are_there
 from svite.deployment.curves import pruned
 from svite.deployment.deploy import deploy
 from svite.deployment.weights import Csr
+from svite.vit.cost import input_shape
 
 SHAPES, IMAGES, TOKENS = ((1536, 384), (3072, 768)), 8, 192
 LAYER_FLOORS = {0.8: 2.0, 0.9: 3.8, 0.95: 7.0}
@@ -58,19 +59,12 @@ def pruned_linear(weight: Tensor, bias: Tensor, sparsity: float = 0.9) -> nn.Lin
     return layer
 
 
-def timed(calls: Mapping[str, Callable[[Tensor], object]], images: Tensor, rounds: int) -> dict:
-    """Seconds of each on the images, by turns."""
-    with torch.inference_mode():
-        return interleave({name: partial(call, images) for name, call in calls.items()}, rounds)
-
-
 def models(name: str, build: Callable[[], nn.Module], rounds: int, at: Sequence[int]) -> Iterator[Claim]:
     """Whole models, as `deploy` chooses for them, from no sparsity at all on."""
     dense = build().eval()
-    size = dense.patch_embed.img_size
     selected = tokens.select(pruned(dense, 0.9), KEEP, at).eval()
     for batch in (8, 1):
-        images = torch.randn(batch, dense.patch_embed.proj.in_channels, *size)
+        images = torch.randn(batch, *input_shape(dense))
         calls: dict[str, nn.Module] = {"dense": dense}
         for sparsity in (0.0, 0.5, 0.7, 0.8, 0.9, 0.95):
             calls[f"{sparsity:.0%} sparse"] = deploy(pruned(dense, sparsity), images)
@@ -87,7 +81,7 @@ def models(name: str, build: Callable[[], nn.Module], rounds: int, at: Sequence[
 def peers(name: str, build: Callable[[], nn.Module], rounds: int, batch: int = 8) -> Iterator[Claim]:
     """Against MKL's sparse product at 90 %, and against the dense model in OpenVINO at 75 %."""
     dense = build().eval()
-    images = torch.randn(batch, dense.patch_embed.proj.in_channels, *dense.patch_embed.img_size)
+    images = torch.randn(batch, *input_shape(dense))
     sparse = {sparsity: pruned(dense, sparsity) for sparsity in (0.75, 0.9)}
     calls = {f"{sparsity:.0%}": deploy(model, images) for sparsity, model in sparse.items()}
     calls["MKL"] = through_mkl(sparse[0.9])

@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy import ndarray
+from torch import Tensor
 
 Call = Callable[[], object]
 
@@ -27,6 +30,12 @@ def interleave(
             calls[name]()
             seconds[name].append(time.process_time() - start)
     return {name: np.array(values[1:]) for name, values in seconds.items()}
+
+
+def timed(calls: Mapping[str, Callable[[Tensor], object]], images: Tensor, rounds: int) -> dict:
+    """Seconds that each took for the images in each round, without gradients."""
+    with torch.inference_mode():
+        return interleave({name: partial(call, images) for name, call in calls.items()}, rounds)
 
 
 def spread(values: Float[ndarray, " rounds"], draws: int = 2000) -> dict[str, float | list[float]]:

@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.deployed import timed
-from benchmarks.interleave import spread
+from benchmarks.interleave import spread, timed
 from svite.deployment.deploy import deploy
 from svite.study import DENSE, Grid, key
 from svite.train.store import load_model
-from svite.vit.cost import macs
+from svite.vit.cost import input_shape, macs
 
 BATCHES = (1, 64)
 DEPLOYED = ", deployed"
@@ -37,8 +36,7 @@ def measure(grid: Grid, models: str | Path, rounds: int) -> dict[str, dict[str, 
 
 def _compared(models: dict[str, nn.Module], batch: int, rounds: int) -> dict[str, dict[str, Any]]:
     first = next(iter(models))
-    patches = models[first].patch_embed
-    images = torch.randn(batch, patches.proj.in_channels, *patches.img_size)
+    images = torch.randn(batch, *input_shape(models[first]))
     deployed = {f"{name}{DEPLOYED}": deploy(model, images) for name, model in models.items()}
     seconds = timed(models | deployed, images, rounds)
     entries = {}

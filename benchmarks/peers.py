@@ -9,7 +9,9 @@ from timm.layers import Attention
 from torch import nn
 
 from benchmarks.claim import Claim
-from benchmarks.inference import halved, timed
+from benchmarks.inference import halved
+from benchmarks.interleave import timed
+from svite.vit.cost import input_shape
 
 SLOWER = 1.02  # two runs of one model differ by a percent or two
 
@@ -26,7 +28,7 @@ def measure(name: str, build: Callable[[], nn.Module], rounds: int) -> list[Clai
         raise RuntimeError("Torch-Pruning's model has other widths than ours; these are not the same networks.")
     claims = []
     for batch in (1, 8):
-        seconds = timed(models, batch, rounds)
+        seconds = timed(models, torch.randn(batch, *input_shape(dense)), rounds)
         what = f"inference of {name} with half of the heads and neurons, batch {batch}, against Torch-Pruning"
         claims.append(Claim.of(what, "x its time", seconds["ours"] / seconds["theirs"], bound=SLOWER))
     return claims
@@ -36,7 +38,7 @@ def pruned(model: nn.Module) -> nn.Module:
     """Half of the heads and neurons of each block by Torch-Pruning, with the sizes that it leaves to its user set."""
     import torch_pruning
 
-    images = torch.randn(1, model.patch_embed.proj.in_channels, *model.patch_embed.img_size)
+    images = torch.randn(1, *input_shape(model))
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     inner = [block.mlp.fc1 for block in model.blocks]
     kept = [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner and m not in _queries(attentions)]

@@ -19,6 +19,7 @@ from benchmarks.training import FOREVER, Training
 from benchmarks.update import next_step
 from svite.methods import svite
 from svite.train.checkpoint import save_checkpoint
+from svite.vit.cost import input_shape
 
 DENSITY = 0.5
 UPDATE_SECONDS = 4.0
@@ -63,7 +64,7 @@ def activations(name: str) -> int:
 def forward(model: nn.Module, images: int) -> Tensor:
     """The logits of random images, autocast to bf16."""
     with torch.autocast("cpu", torch.bfloat16):
-        return model(torch.randn(images, model.patch_embed.proj.in_channels, *model.patch_embed.img_size))
+        return model(torch.randn(images, *input_shape(model)))
 
 
 def kept(call: Callable[[], Tensor]) -> int:
