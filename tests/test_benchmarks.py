@@ -162,7 +162,7 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     assert result["machine"]["threads"] == 1
     bounds = [memory.BOUND] * 2 + [None, None, step.BOUND, None, None, 1.0, 1.0]
     floors = [loading.FLOOR_OF_TIMM, loading.FLOOR_OF_STEP, None]  # of images that are read
-    floors += [1.75, 0.8, 2.5, 0.8, 2.0, 0.8, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
+    floors += [1.75, 1.75, 0.8, 2.5, 2.5, 0.8, 2.0, 2.0, 0.8, 3.0, 3.0, 0.8, 1.35, 1.7]  # of what is taken away whole
     floors += [2.0, 3.8, 7.0, 3.0] * 2  # of layers
     floors += [0.97, 0.97, 0.97, 1.5, 2.4, 3.2, 3.5, 0.97, 0.97, 0.97, 0.97, 1.8, 0.97, 1.8, 3.0]  # of whole models
     ends = [(claim["bound"], claim["floor"]) for claim in result["claims"]]
