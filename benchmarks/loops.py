@@ -26,7 +26,7 @@ EQUAL, SPARSE = 0.99, 1.03
 class Fixed:
     """The same images in every batch: what is timed is the loop."""
 
-    moments = None
+    moments = classes = None
 
     def __init__(self, name: str, images: int, batch: int) -> None:
         shape = input_shape(timm.create_model(name))

@@ -17,9 +17,9 @@ SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 100, 100
 
 
 class Strict(BaseModel):
-    """Parameters without an unknown key among them."""
+    """Parameters without an unknown key among them, and of finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def of(cls, **values: Any) -> Any:
@@ -170,6 +170,10 @@ def read(path: str | Path, kind: type[Strict], changes: Sequence[str] = ()) -> A
             inner = values
             for name in outer:
                 inner = inner.setdefault(name, {})
+                if not isinstance(inner, dict):
+                    raise ValueError(
+                        f"'{change}' sets a part of '{name}', which is {SHORT.repr(inner)} and has no parts."
+                    )
             inner[last] = yaml.load(value)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no parameter file {path}.") from None

@@ -25,7 +25,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """The module's own command line."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run(parser().parse_args())
 
 
@@ -34,17 +33,12 @@ def run(options: argparse.Namespace) -> None:
 
     Ends with one sentence where that can't be done, and with status 143 where it was asked to end and has saved.
     """
-    from svite.train.ending import Stopped
+    from svite.train.ending import Stopped, until_asked
     from svite.train.finite import Diverged
 
     try:
-        training = read(options.params, Training, options.set)
-        if options.processes > 1 and "WORLD_SIZE" not in os.environ:
-            from svite.train.launch import launch
-
-            launch(training, options.output, options.processes, options.shard)
-        else:
-            train_here(training, Path(options.output), options.shard)
+        with until_asked(_terminate):
+            _train(options)
     except Stopped as stopped:
         print(stopped, flush=True)
         sys.exit(TERMINATED)
@@ -52,6 +46,22 @@ def run(options: argparse.Namespace) -> None:
         sys.exit("\nStopped; the same command goes on from its last checkpoint.")
     except (ValueError, OSError, Diverged, RuntimeError) as error:
         sys.exit(f"svite: {error}")
+
+
+def _terminate() -> None:
+    from svite.train.ending import Stopped
+
+    raise Stopped("Stopped; the same command goes on from its last checkpoint.")
+
+
+def _train(options: argparse.Namespace) -> None:
+    training = read(options.params, Training, options.set)
+    if options.processes > 1 and "WORLD_SIZE" not in os.environ:
+        from svite.train.launch import launch
+
+        launch(training, options.output, options.processes, options.shard)
+    else:
+        train_here(training, Path(options.output), options.shard)
 
 
 def train_here(training: Training, folder: Path, shard: bool = False) -> None:

@@ -56,12 +56,40 @@ def test_without_validation_a_tenth_of_each_class_is_held_out(tmp_path):
     assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, whole.flatten(1).tolist()))
 
 
+def class_folders(path: Path, **images: int) -> Path:
+    """So many images of each class."""
+    for label, count in images.items():
+        (path / label).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(np.full((12, 12), 200, np.uint8)).save(path / label / f"{number}.png")
+    return path.parent
+
+
+def test_splits_of_other_classes_are_refused(tmp_path):
+    root = class_folders(tmp_path / "train", a=2, b=2, c=2)
+    class_folders(tmp_path / "validation", b=2, c=2)
+    class_folders(tmp_path / "test", a=1, b=1, c=1, d=1)
+    found = Data(root, size=12)
+    assert found.classes == 3
+    with pytest.raises(ValueError, match=r"^'validation' and 'train' of .* differ in their classes: a, for one\.$"):
+        _ = found.validation
+    with pytest.raises(ValueError, match=r"^'test' and 'train' of .* differ in their classes: d, for one\.$"):
+        _ = found.test
+
+
+def test_too_few_images_to_hold_any_out_are_refused(tmp_path):
+    root = class_folders(tmp_path / "train", a=9, b=9)
+    with pytest.raises(ValueError, match="has no 'validation', and no class of 'train' has ten images"):
+        _ = Data(root, size=12).train
+
+
 def test_a_folder_of_class_folders_is_resized_and_turned_grey(tmp_path):
     for label in "ab":
         (tmp_path / "train" / label).mkdir(parents=True)
         Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / "train" / label / "one.png")
     for channels in (1, 3):
-        split = read(tmp_path / "train", channels, 12)
+        split, names = read(tmp_path / "train", channels, 12)
+        assert names == ["a", "b"]
         assert split.images.shape == (2, channels, 12, 12)
         assert (split.images == 200).all()
         assert split.labels.tolist() == [0, 1]

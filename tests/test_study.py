@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from svite.study import METHODS, Run, load
+from svite.recipe import read
+from svite.study import METHODS, Run, Training, load
 
-PARAMS = Path(__file__).parent.parent / "params.yaml"
+ROOT = Path(__file__).parent.parent
+PARAMS = ROOT / "params.yaml"
 
 
 def written(tmp_path: Path, path: str = "", value: object = None) -> Path:
@@ -40,6 +42,7 @@ WRONG = [
     ("recipe.epochs", "many", "recipe.epochs: Input should be a valid integer"),
     ("recipe.epochs", 0, "recipe.epochs: Input should be greater than 0 (got 0)."),
     ("recipe.lr", [1, 2], "recipe.lr: Input should be a valid number (got [1, 2])."),
+    ("recipe.lr", float("inf"), "recipe.lr: Input should be a finite number (got inf)."),
     ("recipe.warmup", 1.5, "recipe.warmup: Input should be less than or equal to 1 (got 1.5)."),
     ("grid.seeds", 3, "grid.seeds: Input should be a valid tuple (got 3)."),
     ("model", "vit_tiny", "model: Input should be a valid dictionary"),
@@ -53,6 +56,16 @@ def test_a_wrong_value_is_one_sentence_that_says_where(path, value, sentence, tm
         load(copy)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ("seed", "'seed' sets nothing; it should read key=value"),
+    ("recipe.lr.x=1", "'recipe.lr.x=1' sets a part of 'lr', which is 0.01 and has no parts."),
+    ("data.root=x", "'data.root=x' sets a part of 'data', which is 'data' and has no parts."),
+])  # fmt: skip
+def test_a_change_that_can_not_be_made_is_one_sentence(change, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read(ROOT / "recipes/digits.yaml", Training, [change])
 
 
 def test_a_missing_key_is_one_sentence(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from tiny_runs import MODEL, RECIPE, a_run, data, files_of, loop_of
 
 from svite.recipe import Mixing
 from svite.train import checkpoint, loop, results
-from svite.train.checkpoint import Writer, last_good, previous, save_checkpoint
+from svite.train.checkpoint import Writer, last_good, previous, remove_halves, save_checkpoint
 from svite.train.data import Data
 from svite.train.ending import Stopped
+from svite.train.finite import first_layer
 from svite.train.launch import OWN_STORE
 
 ROOT = Path(__file__).parent.parent
@@ -143,6 +145,23 @@ def test_the_command_ends_with_143_when_it_was_asked_to_end_and_then_goes_on(ima
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
+def test_two_processes_have_saved_when_the_command_that_started_them_ends(images, tmp_path, environment):
+    asked = command("--params", params(tmp_path, images), "--output", tmp_path / "out", "--processes", 2)
+    asked += ["--set", "recipe.epochs=400"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True, env=environment) as running:
+        assert any(line.startswith("epoch   1/400") for line in running.stdout), "it never came so far"
+        workers = [each for each in psutil.Process(running.pid).children(recursive=True) if each.is_running()]
+        running.terminate()
+        said = running.stdout.read()
+    assert running.returncode == 128 + signal.SIGTERM
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    step = int(re.search(r"Stopped after step (\d+) of", said)[1])
+    (saved,) = (tmp_path / "out").rglob("*.ckpt")
+    assert last_good(saved)["loop"]["step"] == step
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_torchrun_starts_anew_what_lost_a_process_and_it_goes_on(images, tmp_path, environment):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
     asked = ["-m", "svite.train", "--params", params(tmp_path, images), "--set", "recipe.epochs=12", "--output"]
@@ -188,8 +207,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(images, tmp_path, c
 def test_what_a_kill_left_half_written_is_swept_away(tmp_path):
     path = tmp_path / "run.ckpt"
     save_checkpoint(path, {"step": 1})
-    (tmp_path / ".run.ckpt.123.part").write_bytes(b"half")
+    half = tmp_path / ".run.ckpt.123.part"
+    half.write_bytes(b"half")
     assert last_good(path) == {"step": 1}
+    assert half.exists()  # whoever only looks takes nothing from one that writes
+    remove_halves(path)
     assert [left.name for left in tmp_path.iterdir()] == ["run.ckpt"]
 
 
@@ -225,3 +247,33 @@ def test_a_loss_that_is_no_number_names_step_layer_and_checkpoint(images, tmp_pa
         f"The last good checkpoint is {path}, after step 5."
     )
     assert last_good(path)["loop"]["step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("step", "good"), [(9, "The last good checkpoint is {}, after step 5."), (19, "after step 15.")]
+)
+def test_weights_that_are_no_numbers_are_not_saved_as_the_last_good_ones(images, tmp_path, step, good):
+    """Of a finite loss, in the last step of an epoch, and in the last of all."""
+    made, path = loop_of(a_run("dense"), images), tmp_path / "run.ckpt"
+    bias = made.plain_model.blocks[0].mlp.fc1.bias
+    bias.register_hook(lambda gradient: gradient * torch.nan if made.step == step else gradient)
+    with pytest.raises(loop.Diverged) as caught:
+        made.fit(path)
+    assert str(caught.value).startswith(f"After step {step} blocks.0.mlp.fc1.bias is not finite, though the loss was; ")
+    assert good.format(path) in str(caught.value)
+    assert last_good(path)["loop"]["step"] == step - 4
+    assert all(weight.isfinite().all() for weight in last_good(path)["loop"]["model"].values())
+
+
+def test_what_breaks_between_layers_is_told_too(images):
+    model = loop_of(a_run("dense"), images).plain_model
+    pixels = torch.randn(2, 1, 12, 12)
+    qkv = model.blocks[0].attn.qkv.weight
+    with torch.no_grad():
+        qkv.mul_(1e21)
+        assert first_layer(model, pixels) == "blocks.0.attn"
+        qkv.mul_(1e-21)
+        assert first_layer(model, pixels) == "the loss itself"
+        model.pos_embed[0, 0] = torch.nan
+        assert first_layer(model, pixels) == "the model, outside its layers"
+        assert first_layer(model, pixels * torch.nan) == "the images"

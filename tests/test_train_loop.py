@@ -282,6 +282,8 @@ def refused(tmp_path: Path, run, data, start=None, error=ValueError) -> str:
 def test_bad_runs_get_one_sentence_and_write_nothing(images, half, tmp_path):
     assert "no optimizer 'adamz'" in refused(tmp_path, a_run("svite", optimizer="adamz"), images)
     assert "MADGRAD is not known" in refused(tmp_path, a_run("svite", optimizer="madgrad"), images)
+    few = a_run("dense").model_copy(update={"model": Model(**{**MODEL.model_dump(), "num_classes": 2})})
+    assert "The images are of 3 classes, and model.num_classes is 2." in refused(tmp_path, few, images)
     assert "recipe.batch is 999, more than the 42" in refused(tmp_path, a_run("dense", batch=999), images)
     assert "leaves nothing alive in" in refused(tmp_path, a_run("svite", 0.0001), images)
     other = a_run("dense").model_copy(update={"model": Model(name="vit_tiny_no_such")})

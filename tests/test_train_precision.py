@@ -1,17 +1,22 @@
 """Averaged weights, half precision, gradient scaling, compiled models, and all of a recipe's parts at once."""
 
+import os
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
+from accelerate.utils import DistributedType
 from test_train_loop import steps_of
 from tiny import VIT, dead_are_zero, same, weights_of
 from tiny_runs import MODEL, a_run, data, loop_of
 
 import svite
 from svite.recipe import Distillation, Mixing, Model
-from svite.train import results
+from svite.train import processes, results
 from svite.train.checkpoint import load_checkpoint, save_checkpoint
 from svite.train.data import Data
 from svite.train.finite import Diverged
@@ -120,6 +125,16 @@ def test_a_step_that_overflows_moves_nothing_and_counts_for_no_topology(images):
     assert all(bool(value.isfinite().all()) for value in weights_of(loop.average.model).values())
 
 
+def test_steps_that_were_skipped_are_told_in_the_end(images, capsys):
+    loop = loop_of(a_run("svite", precision="fp16"), images)
+    rescale(loop, OVERFLOWING)
+    loop.fit()
+    skipped = loop.steps - loop.sparsifier.step
+    assert skipped > 2
+    said = f"{skipped} of {loop.steps} steps were skipped, their gradients too large for fp16."
+    assert said in capsys.readouterr().out
+
+
 def weights_of_masks(loop: Loop) -> dict[str, torch.Tensor]:
     return {name: mask.clone() for name, mask in loop.sparsifier.masks.items()}
 
@@ -219,3 +234,20 @@ def test_a_recipe_with_all_of_its_parts_resumes_bit_for_bit(method, precision, i
             assert same(weights_of(one), weights_of(other)), step
         assert resumed.rows == whole.rows
         assert resumed.sparsifier.updates == whole.sparsifier.updates
+
+
+# Launched by others
+
+
+def test_precision_is_the_recipes_whatever_accelerate_is_configured_for(tmp_path):
+    code = "import svite.train.processes as p; print(p.accelerator_of_this_machine().mixed_precision)"
+    asked = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | asked)
+    assert done.stdout.strip() == "no", done.stderr
+
+
+def test_accelerates_own_sharding_is_refused(monkeypatch):
+    found = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr(processes, "Accelerator", lambda **_: found)
+    with pytest.raises(ValueError, match=r"^Accelerate's configuration asks for FSDP; set it to none there"):
+        processes.accelerator_of_this_machine()

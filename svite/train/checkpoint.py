@@ -61,14 +61,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def last_good(path: str | Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None where there is none. What a kill left half-written is removed.
+    """The newest checkpoint that can be read; None where there is none.
 
     A damaged one is told in one line if the previous one is good. Raises ValueError where that one is damaged too, or
     missing.
     """
     path = Path(path)
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        left.unlink(missing_ok=True)
     if not path.exists():
         return load_checkpoint(previous(path)) if previous(path).exists() else None
     try:
@@ -85,6 +83,12 @@ def remove(path: str | Path) -> None:
     """Delete a finished run's checkpoints."""
     for each in (Path(path), previous(path)):
         each.unlink(missing_ok=True)
+
+
+def remove_halves(path: str | Path) -> None:
+    """Delete what kills left half-written; for one process, before any writes."""
+    for left in Path(path).parent.glob(f".{Path(path).name}.*.part"):
+        left.unlink(missing_ok=True)
 
 
 class Writer:

@@ -64,8 +64,8 @@ def check(folder: str | Path) -> None:
             )
 
 
-def read(path: Path, channels: int, size: int) -> Split:
-    """Decode a tar file or a folder of class folders into memory, resized to `size` pixels a side."""
+def read(path: Path, channels: int, size: int) -> tuple[Split, list[str]]:
+    """Decode a tar file or a folder of class folders into memory, resized to `size` pixels a side; and their names."""
     mode = {1: "L", 3: "RGB"}[channels]
     reader = create_dataset("", root=str(path), search_split=False).reader  # the data set itself would leave files open
     images, labels = [], []
@@ -76,9 +76,11 @@ def read(path: Path, channels: int, size: int) -> Split:
             image = image.resize((size, size), Image.Resampling.BICUBIC)
         images.append(np.asarray(image).reshape(size, size, channels))
         labels.append(label)
-    if isinstance(reader, ReaderImageInTar):
+    in_tar = isinstance(reader, ReaderImageInTar)
+    if in_tar:
         reader.tar_state.tf.close()
-    return Split(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Split(pixels, torch.tensor(labels)), [*(reader.class_name_to_idx if in_tar else reader.class_to_idx)]
 
 
 class Data:
@@ -98,22 +100,41 @@ class Data:
         candidates = (self.folder / f"{split}.tar", self.folder / split)
         return next((path for path in candidates if path.exists()), None)
 
-    def _read(self, split: str) -> Split:
+    def _read(self, split: str) -> tuple[Split, list[str]]:
         path = self._path(split)
         if path is None:
             raise FileNotFoundError(f"{self.folder} has no '{split}.tar' and no folder '{split}'.")
         return read(path, self.channels, self.size)
 
     @cached_property
+    def _whole(self) -> tuple[Split, list[str]]:
+        return self._read("train")
+
+    def _alike(self, split: str) -> Split:
+        found, names = self._read(split)
+        if odd := sorted({*names} ^ {*self._whole[1]}):
+            raise ValueError(f"'{split}' and 'train' of {self.folder} differ in their classes: {odd[0]}, for one.")
+        return found
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self._whole[1])
+
+    @cached_property
     def _training(self) -> tuple[Split, Split]:
-        train = self._read("train")
+        train = self._whole[0]
         if self._path("validation") is not None:
-            return train, self._read("validation")
+            return train, self._alike("validation")
         held = torch.zeros(len(train), dtype=torch.bool)
         for label in train.labels.unique().tolist():
             members = (train.labels == label).nonzero().flatten()
             order = torch.randperm(len(members), generator=seeded(0, 0, f"validation/{label}"))
             held[members[order[: len(members) // 10]]] = True
+        if not held.any():
+            raise ValueError(
+                f"{self.folder} has no 'validation', and no class of 'train' has ten images to hold one out."
+            )
         parts = [Split(train.images[chosen], train.labels[chosen]) for chosen in (~held, held)]
         return parts[0], parts[1]
 
@@ -130,7 +151,7 @@ class Data:
     @cached_property
     def test(self) -> Split:
         """What is looked at once, in the end."""
-        return self._read("test")
+        return self._alike("test")
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:

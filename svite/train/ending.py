@@ -28,11 +28,12 @@ def until_asked(end: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def naming_the_last_good(checkpoint: str | Path | None) -> Iterator[None]:
-    """Let Diverged say where training can go on from."""
+def naming_the_last_good(checkpoint: str | Path | None, wait_for_everyone: Callable[[], None]) -> Iterator[None]:
+    """Let Diverged, which all processes raise together, say where training can go on from."""
     try:
         yield
     except Diverged as error:
+        wait_for_everyone()  # the one that writes has written
         state = last_good(checkpoint) if checkpoint is not None else None
         stands = f"The last good checkpoint is {checkpoint}, after step {state['loop']['step']}." if state else ""
         raise Diverged(f"{error} {stands or 'There is no checkpoint before it.'}") from None

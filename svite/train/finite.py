@@ -5,9 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svite.sparsity.sharded import local
+
+MODEL, LOSS = "the model, outside its layers", "the loss itself"
+
 
 class Diverged(RuntimeError):
-    """Training came to a loss that is no number."""
+    """Training came to a loss, or to weights, that are no numbers."""
 
 
 def _finite(values: Any) -> bool:
@@ -18,7 +22,10 @@ def _finite(values: Any) -> bool:
 
 @torch.no_grad()
 def first_layer(model: nn.Module, images: Tensor) -> str:
-    """The first layer, in the order of the forward pass, that makes something not finite of finite inputs."""
+    """The first layer, and the innermost, that makes something not finite of finite inputs in the forward pass.
+
+    Every process of a sharded model has to ask.
+    """
     found: list[str] = []
 
     def look(name: str) -> Any:
@@ -28,8 +35,7 @@ def first_layer(model: nn.Module, images: Tensor) -> str:
 
         return hook
 
-    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
-    handles = [module.register_forward_hook(look(name)) for name, module in leaves]
+    handles = [module.register_forward_hook(look(name or MODEL)) for name, module in model.named_modules()]
     try:
         model(images)
     finally:
@@ -37,4 +43,9 @@ def first_layer(model: nn.Module, images: Tensor) -> str:
             handle.remove()
     if not _finite(images):
         return "the images"
-    return found[0] if found else "the loss itself"
+    return found[0] if found else LOSS
+
+
+def first_parameter(model: nn.Module) -> str | None:
+    """The first parameter, or this process's part of it, with something in it that is no number."""
+    return next((name for name, parameter in model.named_parameters() if not _finite(local(parameter))), None)

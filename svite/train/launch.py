@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from svite.store.files import write
@@ -31,10 +32,11 @@ def launch(training: Training, folder: str | Path, processes: int, shard: bool =
         ) as running,
     ):
         try:
-            for line in running.stdout:
-                print(line, end="", flush=True)
+            _print_all(running.stdout)
         except BaseException:
             running.terminate()  # torchrun passes it on, and each process saves where it is
+            _print_all(running.stdout)
+            running.wait()
             raise
         if running.wait():
             errors.seek(0)
@@ -42,3 +44,8 @@ def launch(training: Training, folder: str | Path, processes: int, shard: bool =
             ours = [line.removeprefix("svite: ") for line in said if line.startswith("svite: ")]
             raise RuntimeError("\n".join(dict.fromkeys(ours or said[-20:])))  # processes often say the same
     params.unlink()
+
+
+def _print_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, end="", flush=True)

@@ -122,6 +122,7 @@ class Loaded:
         self.images, self.recipe, self.skipped = images, recipe, 0
         self.train, self.held = stored(images, images.train), stored(images, images.validation)
         refuse_other_classes(self.train, self.held, images)
+        self.classes = len(self.train.classes) if self.train.classes else None
         shape = tuple(model_config["input_size"])
         self.training = Viewed(self.train.read, training_view(recipe.views, model_config), shape, seed)
         self.evaluation = Viewed(self.held.read, evaluation_view(model_config), shape, seed)

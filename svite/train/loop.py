@@ -17,13 +17,13 @@ from svite.sparsity.sparsifier import Sparsifier
 from svite.study import Run
 from svite.tokens import anneal
 from svite.train import budget, sharding
-from svite.train.checkpoint import Writer, last_good, refuse_other
+from svite.train.checkpoint import Writer, last_good, refuse_other, remove_halves
 from svite.train.ending import Stopped, naming_the_last_good, until_asked
 from svite.train.evaluate import validated
-from svite.train.finite import Diverged, first_layer
+from svite.train.finite import LOSS, Diverged, first_layer, first_parameter
 from svite.train.objective import Labels, Objective, Pixels
 from svite.train.parts import Average, first_model, make_optimizer, make_schedule, sparsify
-from svite.train.processes import accelerator_of_this_machine, refuse_disagreement, share_of, together
+from svite.train.processes import accelerator_of_this_machine, everywhere, refuse_disagreement, share_of, together
 from svite.train.progress import Progress
 from svite.train.source import Source
 from svite.vit.cost import macs
@@ -62,6 +62,10 @@ class Loop:
         self.steps = self.epochs * self.per_epoch
         torch.manual_seed(run.seed)
         model = first_model(run, start).to(device)
+        if (source.classes or 0) > model.num_classes:
+            raise ValueError(
+                f"The images are of {source.classes} classes, and model.num_classes is {model.num_classes}."
+            )
         self.average = Average(model, self.recipe.ema) if self.recipe.ema and self.sharded else None  # it copies plain
         if self.sharded:
             for each in (model, self.average.model) if self.average else (model,):
@@ -102,7 +106,7 @@ class Loop:
     def advance(self) -> None:
         """One optimizer step; afterwards all processes know alike whether to save or to stop.
 
-        Raises Diverged where the loss is not finite; the weights are those before this step then.
+        Raises Diverged, in all, where the loss is not finite; the weights are those before this step then.
         """
         images, labels = (tensor.to(self.accelerator.device, non_blocking=True) for tensor in next(self.batches))
         seed = (self.run.seed * 1_000_003 + self.step) * self.share.of + self.share.rank
@@ -114,7 +118,8 @@ class Loop:
         self.loss, self.saving, self.stopping = agreed[0], agreed[1] > 0, agreed[2] > 0
         if not math.isfinite(self.loss):
             with self.autocast:
-                layer = first_layer(self.plain_model, images)
+                layers = everywhere(self.accelerator, first_layer(self.plain_model, images))
+            layer = next((layer for layer in layers if layer != LOSS), LOSS)
             raise Diverged(
                 f"The loss is {self.loss} at step {self.step}, in epoch {self.step // self.per_epoch + 1}; the first "
                 f"layer whose output is not finite is {layer}."
@@ -211,6 +216,8 @@ class Loop:
 
         Raises ValueError, naming what differs, for one of other settings.
         """
+        if self.accelerator.is_main_process:
+            remove_halves(checkpoint)
         state = last_good(checkpoint)
         if state is not None:
             refuse_other(state["settings"], settings, checkpoint)
@@ -229,11 +236,23 @@ class Loop:
         writer = Writer(checkpoint) if checkpoint is not None and self.accelerator.is_main_process else None
         progress = Progress(self.epochs, self.step / self.per_epoch, self.accelerator.is_main_process)
         self.model.train()
-        with naming_the_last_good(checkpoint), until_asked(self.end), writer or nullcontext():
+        with (
+            naming_the_last_good(checkpoint, self.accelerator.wait_for_everyone),
+            until_asked(self.end),
+            writer or nullcontext(),
+        ):
             while self.step < self.steps:
                 self._go_on(writer, progress)
+        self._tell_skipped()
         images = self.steps * self.recipe.batch
         return Trained(self.run, *self.finished(), self.rows, images, self.spent)
+
+    def _tell_skipped(self) -> None:
+        skipped = self.steps - self.sparsifier.step if self.sparsifier else 0
+        if skipped and self.accelerator.is_main_process:
+            print(
+                f"{skipped} of {self.steps} steps were skipped, their gradients too large for {self.recipe.precision}."
+            )
 
     def end(self) -> None:
         """Ask for an end after the step that is under way, of all processes."""
@@ -251,12 +270,22 @@ class Loop:
         model.load_state_dict(weights)
         return model, sparsifier
 
+    def _refuse_broken_weights(self) -> None:
+        """Raise Diverged before weights that are no numbers are kept: they would pass for the last good ones."""
+        broken = next(filter(None, everywhere(self.accelerator, first_parameter(self.plain_model))), None)
+        if broken:
+            raise Diverged(f"After step {self.step - 1} {broken} is not finite, though the loss was; it is not saved.")
+
     def _go_on(self, writer: Writer | None, progress: Progress) -> None:
         """One step, and what is due after it."""
         self.saving = bool(writer) and writer.seconds_since > SECONDS_BETWEEN_CHECKPOINTS
         self.advance()
-        if self.step % self.per_epoch == 0:
-            self.saving, row = True, self.end_epoch()
+        ended = self.step % self.per_epoch == 0
+        self.saving = self.saving or ended
+        if self.saving or self.stopping:
+            self._refuse_broken_weights()
+        if ended:
+            row = self.end_epoch()
             progress.show(row["epoch"], row["train_loss"], row["validation_top1"], row["density"])
         else:
             progress.tick(self.step / self.per_epoch, self.loss)

@@ -5,15 +5,28 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from svite.sparsity.sparsifier import Sparsifier
 from svite.train.source import Batch, Share
 
+PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
 
 def accelerator_of_this_machine() -> Accelerator:
-    """Accelerate's view of the processes that a launcher started; on CPU where there is no GPU."""
-    return Accelerator(cpu=not torch.cuda.is_available())
+    """Accelerate's view of the processes that a launcher started; on CPU where there is no GPU.
+
+    Raises ValueError where its own configuration asks for another way to spread a model.
+    """
+    # Precision and compilation are the recipe's: a result must not depend on who launched it.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", dynamo_backend="no")
+    if accelerator.distributed_type not in PLAIN:
+        raise ValueError(
+            f"Accelerate's configuration asks for {accelerator.distributed_type.value}; set it to none there, and pass "
+            "--shard to spread a model over processes."
+        )
+    return accelerator
 
 
 def share_of(accelerator: Accelerator) -> Share:
@@ -29,6 +42,11 @@ def together(accelerator: Accelerator, *values: Tensor | float) -> list[float]:
     return accelerator.reduce(own.to(accelerator.device), "mean").tolist()
 
 
+def everywhere(accelerator: Accelerator, value: str | None) -> list[str | None]:
+    """What each process says, in their order."""
+    return gather_object([value]) if accelerator.num_processes > 1 else [value]
+
+
 def refuse_disagreement(accelerator: Accelerator, sparsifier: Sparsifier, step: int) -> None:
     """Compare a checksum of the masks across processes.
 
@@ -37,9 +55,9 @@ def refuse_disagreement(accelerator: Accelerator, sparsifier: Sparsifier, step: 
     if accelerator.num_processes == 1:
         return
     masks = zlib.crc32(b"".join(bits.numpy().tobytes() for bits in sparsifier.state_dict()["alive"].values()))
-    everywhere = accelerator.gather(torch.tensor([masks], device=accelerator.device)).tolist()
-    if len(set(everywhere)) > 1:
-        odd = [rank for rank, each in enumerate(everywhere) if each != everywhere[0]]
+    found = accelerator.gather(torch.tensor([masks], device=accelerator.device)).tolist()
+    if len(set(found)) > 1:
+        odd = [rank for rank, each in enumerate(found) if each != found[0]]
         raise RuntimeError(
             f"At step {step} the masks of process {', '.join(map(str, odd))} differ from those of process 0; "
             "gradients or weights are not the same everywhere. The last checkpoint stands."

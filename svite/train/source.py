@@ -33,6 +33,7 @@ class Source(Protocol):
     """Images, as a function of (seed, epoch, number of the batch) and of nothing else: not of how many processes."""
 
     moments: Moments | None  # what their colours are normalised by, if not as timm says of the model
+    classes: int | None  # how many there are, if that is known
 
     def __len__(self) -> int:
         """Training images an epoch."""
@@ -49,7 +50,7 @@ class InMemory:
 
     def __init__(self, data: Data, recipe: Recipe, seed: int) -> None:
         self.data, self.recipe, self.seed = data, recipe, seed
-        self.train, self.moments = data.train.first(recipe.images), data.moments
+        self.train, self.moments, self.classes = data.train.first(recipe.images), data.moments, data.classes
 
     def __len__(self) -> int:
         return len(self.train)
