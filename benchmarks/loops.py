@@ -16,6 +16,7 @@ from svite.recipe import Model, Recipe
 from svite.study import Run
 from svite.train.checkpoint import Writer
 from svite.train.loop import Loop
+from svite.train.parts import fused
 from svite.train.source import Batch, Share
 from svite.vit.cost import input_shape
 
@@ -52,7 +53,7 @@ class TimmLoop:
     def __init__(self, name: str, recipe: Recipe, source: Fixed) -> None:
         self.model, self.recipe, self.updates = timm.create_model(name, num_classes=10).train(), recipe, 0
         rates = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-        self.optimizer = create_optimizer_v2(self.model, opt=recipe.optimizer, **rates)
+        self.optimizer = create_optimizer_v2(self.model, opt=recipe.optimizer, **rates, **fused(recipe.optimizer))
         self.schedule = CosineLRScheduler(self.optimizer, 100_000, t_in_epochs=False)
         self.average, self.total = ModelEmaV3(self.model, decay=recipe.ema), 0.0
         self.criterion = torch.nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)

@@ -55,7 +55,12 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer not in list_optimizers():
         raise ValueError(f"recipe.optimizer: timm has no optimizer '{recipe.optimizer}'; try adamw, sgd or muon.")
     rates = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "layer_decay": recipe.layer_decay}
-    return create_optimizer_v2(model, opt=recipe.optimizer, **rates)
+    return create_optimizer_v2(model, opt=recipe.optimizer, **rates, **fused(recipe.optimizer))
+
+
+def fused(optimizer: str) -> dict[str, bool]:
+    """Torch's fused step where it has one: on Intel, MKL's square root takes ten times as long over zeros."""
+    return {"fused": True} if optimizer in ("adam", "adamw") else {}
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> CosineLRScheduler:
