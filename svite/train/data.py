@@ -65,7 +65,7 @@ def check(folder: str | Path) -> None:
 
 
 def read(path: Path, channels: int, size: int) -> tuple[Split, list[str]]:
-    """Decode a tar file or a folder of class folders into memory, resized to `size` pixels a side; and the names of classes."""
+    """The images of a tar file or of class folders, resized to `size` pixels a side, and the names of the classes."""
     mode = {1: "L", 3: "RGB"}[channels]
     reader = create_dataset("", root=str(path), search_split=False).reader  # the data set itself would leave files open
     images, labels = [], []
