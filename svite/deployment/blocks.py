@@ -4,6 +4,7 @@ The layout changes once, where a run of blocks begins and ends (and where tokens
 GELU, LayerScale and the residual sum are part of the layers that they follow.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,24 +19,39 @@ from svite.deployment.weights import Weights, ops
 from svite.vit.parts import Select, Zero
 
 Rows = Float[Tensor, "image token feature"]
-Columns = Float[Tensor, "image feature padded"]
+Sequences = Float[Tensor, "sequence several feature"]
+Columns = Float[Tensor, "sequence feature padded"]
 Making = Callable[[str, Float[Tensor, "out in"], Float[Tensor, " out"] | None], Weights]
 
 LANES = 16  # tokens are padded to a multiple of
+TOGETHER = 208  # tokens of images that share a sequence, at most: with more, activations leave the second-level cache
 NORMS, GELUS = (nn.LayerNorm, LayerNorm, LayerNormFp32), (nn.GELU, GELU)
 
 
-def columns_of(rows: Rows) -> Columns:
+def images_at_once(tokens: int) -> int:
+    """How many images go through at a time: small ones share a sequence, its padding and the reading of weights."""
+    return torch.get_num_threads() * max(1, TOGETHER // tokens)
+
+
+def side_by_side(rows: Rows) -> Sequences:
+    """Images that go through at a time as sequences, one a thread; an image each where their number doesn't divide."""
+    images, tokens, features = rows.shape
+    shared = max(1, min(images, images_at_once(tokens)) // torch.get_num_threads())
+    return rows.reshape(-1, math.gcd(images, shared) * tokens, features)
+
+
+def columns_of(rows: Sequences) -> Columns:
     """Feature by feature, with zeros for tokens up to the next multiple of 16."""
-    tokens = rows.shape[1]
-    out = rows.new_zeros(len(rows), rows.shape[2], -(-tokens // LANES) * LANES)
+    sequences, tokens, features = rows.shape
+    out = rows.new_empty(sequences, features, -(-tokens // LANES) * LANES)
     out[:, :, :tokens] = rows.transpose(1, 2)
+    out[:, :, tokens:] = 0
     return out
 
 
-def rows_of(columns: Columns, tokens: int) -> Rows:
+def rows_of(columns: Columns, tokens: int) -> Sequences:
     """Token by token again."""
-    return columns[:, :, :tokens].transpose(1, 2).contiguous()
+    return columns[:, :, :tokens].transpose(1, 2)
 
 
 def unsupported(block: nn.Module) -> str | None:
@@ -107,15 +123,15 @@ class FastAttention(nn.Module):
         self.qkv = make(f"{name}.attn.qkv", *whole(attention.qkv, block.norm1.weight.numel()))
         self.proj = make(f"{name}.attn.proj", *scaled(*whole(attention.proj, self.inner), block.ls1))
 
-    def forward(self, x: Columns, tokens: int) -> Columns:
-        """The residual stream after the branch; `tokens` of its columns are real."""
+    def forward(self, x: Columns, images: int, tokens: int) -> Columns:
+        """The residual stream after the branch; its columns are images side by side, of `tokens` each, and padding."""
         qkv = self.qkv(self.norm(x))
         for part, norm in enumerate(self.head_norms):
             if not _is_plain(norm):
                 heads = qkv[:, part * self.inner : (part + 1) * self.inner]
                 normed = norm(heads.reshape(len(x) * self.heads, -1, x.shape[2]))
                 heads.copy_(normed.view_as(heads))
-        return self.proj(ops.attention(qkv, self.heads, tokens, self.scale), residual=x)
+        return self.proj(ops.attention(qkv, self.heads, images, tokens, self.scale), residual=x)
 
 
 class FastMlp(nn.Module):
@@ -127,7 +143,7 @@ class FastMlp(nn.Module):
         self.fc1 = make(f"{name}.mlp.fc1", *whole(block.mlp.fc1, block.norm2.weight.numel()))
         self.fc2 = make(f"{name}.mlp.fc2", *scaled(*whole(block.mlp.fc2, block.mlp.fc2.in_features), block.ls2))
 
-    def forward(self, x: Columns, tokens: int) -> Columns:
+    def forward(self, x: Columns, images: int, tokens: int) -> Columns:
         """The residual stream after the branch."""
         return self.fc2(self.fc1(self.norm(x), activated=True), residual=x)
 
@@ -139,7 +155,7 @@ class Constant(nn.Module):
         super().__init__()
         self.register_buffer("bias", None if bias is None else bias.detach()[:, None])
 
-    def forward(self, x: Columns, tokens: int) -> Columns:
+    def forward(self, x: Columns, images: int, tokens: int) -> Columns:
         """The residual stream after the branch."""
         return x if self.bias is None else x + self.bias
 
@@ -166,16 +182,17 @@ def branches(name: str, block: Block, make: Making) -> list[nn.Module]:
 
 
 class Run(nn.Module):
-    """Blocks one after the other in the layout of the kernels; tokens change layout at both ends, and at selectors.
+    """Blocks one after the other in the layout of the kernels; tokens change layout at both ends.
 
-    Images go through in parts of as many as there are threads, so that activations stay in the cache.
+    Images go through few at a time, so that activations stay in the cache.
     """
 
     def __init__(self, blocks: Mapping[str, Block], make: Making) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(nn.ModuleList(branches(name, block, make)) for name, block in blocks.items())
+        first = next(iter(blocks.values()))
         # A selector may read the block that it stands before, so that one is kept as it is.
-        self.selecting = nn.ModuleDict({str(i): b for i, b in enumerate(blocks.values()) if hasattr(b, "selector")})
+        self.selecting = first if hasattr(first, "selector") else None
+        self.branches = nn.ModuleList(made for name, block in blocks.items() for made in branches(name, block, make))
 
     def __setstate__(self, state: dict) -> None:
         """A process that unpickles a deployed model may not have loaded the kernels. RuntimeError where it can't."""
@@ -197,15 +214,16 @@ class Run(nn.Module):
         if rows.dtype != torch.float32 or rows.device.type != "cpu":
             raise RuntimeError(f"A deployed model takes float32 on the CPU, not {rows.dtype} on {rows.device}.")
         with torch.no_grad():
-            return torch.cat([self._part(part) for part in rows.split(torch.get_num_threads())])
+            if self.selecting is not None:
+                rows = self.selecting.selector(rows, self.selecting)
+            out, at_once = rows.new_empty(rows.shape), images_at_once(rows.shape[1])
+            for part, place in zip(rows.split(at_once), out.split(at_once), strict=True):
+                self._through(side_by_side(part), part.shape[1], place)
+            return out
 
-    def _part(self, rows: Rows) -> Float[Tensor, "image left feature"]:
-        columns, tokens = columns_of(rows), rows.shape[1]
-        for index, pair in enumerate(self.branches):
-            if str(index) in self.selecting:
-                block = self.selecting[str(index)]
-                rows = block.selector(rows_of(columns, tokens), block)
-                columns, tokens = columns_of(rows), rows.shape[1]
-            for branch in pair:
-                columns = branch(columns, tokens)
-        return rows_of(columns, tokens)
+    def _through(self, sequences: Sequences, tokens: int, out: Rows) -> None:
+        """Images of so many tokens, side by side, through all branches."""
+        columns, length = columns_of(sequences), sequences.shape[1]
+        for branch in self.branches:
+            columns = branch(columns, length // tokens, tokens)
+        out.view_as(sequences).copy_(rows_of(columns, length))

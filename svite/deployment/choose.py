@@ -8,7 +8,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from svite.deployment.blocks import columns_of
+from svite.deployment.blocks import columns_of, images_at_once, side_by_side
 from svite.deployment.weights import FORMATS, Weights, fitting
 
 ROUNDS = 3
@@ -22,10 +22,10 @@ def clocked(call: Callable[[Tensor], object], argument: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def columns_like(model: VisionTransformer, batch: int, features: int) -> Float[Tensor, "image {features} token"]:
-    """Random numbers of the shape that a layer of a deployed model meets at this batch: an image a thread, at most."""
+def columns_like(model: VisionTransformer, batch: int, features: int) -> Float[Tensor, "sequence {features} token"]:
+    """Random numbers of the shape that a layer of a deployed model meets at this batch."""
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-    return columns_of(torch.randn(min(batch, torch.get_num_threads()), tokens, features))
+    return columns_of(side_by_side(torch.randn(min(batch, images_at_once(tokens)), tokens, features)))
 
 
 def seconds(layer: Weights, x: Float[Tensor, "image feature token"], rounds: int = ROUNDS) -> float:
@@ -43,7 +43,7 @@ class Chooser:
         rows: Float[Tensor, "image token feature"],
         weights: torch.dtype = torch.float32,
     ) -> None:
-        self.asked, self.tokens, self.choice = asked, columns_of(rows)[:, 0], {}
+        self.asked, self.tokens, self.choice = asked, columns_of(side_by_side(rows))[:, 0], {}
         self.csr = "csr" if weights == torch.float32 else "csr-bf16"
 
     def stays(self, block: str, reason: str | None) -> bool:

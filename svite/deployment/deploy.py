@@ -1,7 +1,6 @@
 """A model whose linear layers run in the format that a measurement on this machine found fastest."""
 
 from collections.abc import Mapping
-from itertools import groupby
 
 import torch
 from jaxtyping import Float
@@ -9,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from svite.deployment.blocks import Run, unsupported
+from svite.deployment.blocks import Run, images_at_once, unsupported
 from svite.deployment.choose import EAGER, Chooser, clocked
 from svite.deployment.compiled import kernels_are_there
 from svite.sparsity.layers import unwrapped
@@ -82,20 +81,25 @@ def _tokens(model: nn.Module, images: Tensor) -> Float[Tensor, "image token feat
     seen: list[Tensor] = []
     handle = model.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        model(images[: torch.get_num_threads()])
+        model(images[:1])
     handle.remove()
-    return seen[0]
+    return seen[0].expand(min(len(images), images_at_once(seen[0].shape[1])), -1, -1)
 
 
 def _rebuilt(model: nn.Module, chooser: Chooser) -> nn.Module:
-    """The model with runs of supported blocks in the layout of the kernels."""
-    blocks: list[nn.Module] = []
-    named = [(f"blocks.{index}", block) for index, block in enumerate(model.blocks)]
-    for eager, group in groupby(named, key=lambda pair: chooser.stays(pair[0], unsupported(pair[1]))):
-        found = dict(group)
-        blocks += found.values() if eager else [Run(found, chooser.made)]
+    """The model with runs of supported blocks in the layout of the kernels; tokens are selected where a run begins."""
+    parts: list[nn.Module | dict[str, nn.Module]] = []
+    for index, block in enumerate(model.blocks):
+        name = f"blocks.{index}"
+        if chooser.stays(name, unsupported(block)):
+            parts.append(block)
+        elif parts and isinstance(parts[-1], dict) and not hasattr(block, "selector"):
+            parts[-1][name] = block
+        else:
+            parts.append({name: block})
+    runs = [Run(part, chooser.made) if isinstance(part, dict) else part for part in parts]
     chooser.refuse_the_rest()
-    model.blocks = nn.Sequential(*blocks).eval()
+    model.blocks = nn.Sequential(*runs).eval()
     model.forward_intermediates = _no_intermediates
     return model
 

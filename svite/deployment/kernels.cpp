@@ -26,29 +26,32 @@ constexpr int64_t LANES = 8, WIDEST = 12;  // of 16
 #else
 constexpr int64_t LANES = 4, WIDEST = 16;  // of 32: NEON
 #endif
-constexpr int64_t TALL = 6;                       // rows of a dense tile, which is TALL x at most BROAD vectors
-constexpr int64_t BROAD = LANES == 8 ? 2 : 4;
-constexpr int64_t CHUNK = 96;                     // rows of one task, a multiple of TALL; weights.py knows it too
+constexpr int64_t BROAD = LANES == 8 ? 2 : 4;     // vectors of a dense tile, at most
+constexpr int64_t SUMS = LANES == 8 ? 12 : 24;    // registers for its sums, whatever its width
+constexpr int64_t CHUNK = 96;                     // rows of one task, a multiple of SUMS; weights.py knows it too
 
 using vec = float __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 using ints = int32_t __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 inline vec load(const float* from) { return *reinterpret_cast<const vec*>(from); }
 inline void store(float* to, vec value) { *reinterpret_cast<vec*>(to) = value; }
+inline void store(float* to, vec value, int64_t lanes) {  // the first of them
+  if (lanes >= LANES) return store(to, value);
+  for (int64_t lane = 0; lane < lanes; ++lane) to[lane] = value[lane];
+}
 inline vec all(float value) { return value - vec{}; }  // adding to zero would change -0, and so stay an addition
 inline vec larger(vec a, vec b) { return a > b ? a : b; }
 
-// e^x to 2 units in the last place; below -87 it is e^-87.
-inline vec exponential(vec x) {
-  x = larger(all(-87.0f), x);  // in this order, what is not a number stays none
+// 2^x to 2 units in the last place; below -126 it is 2^-126. What rounding leaves of x meets a polynomial, fitted at
+// Chebyshev nodes; the whole number is in the low bits of a sum, from where it moves to the exponent.
+inline vec power_of_two(vec x) {
+  x = larger(all(-126.0f), x);  // in this order, what is not a number stays none
   const vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
-  const vec whole = (x * 1.44269504f + shift) - shift;
-  const vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  vec sum = all(1.9875691500e-4f);
-  for (float coefficient : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+  const vec moved = x + shift, rest = x - (moved - shift);
+  vec sum = all(1.326697039e-3f);
+  for (float coefficient : {9.675459745e-3f, 5.550742616e-2f, 2.402212175e-1f, 6.931469492e-1f, 1.000000071f})
     sum = sum * rest + coefficient;
-  sum = sum * rest * rest + rest + 1.0f;
-  return (vec)((ints)sum + (__builtin_convertvector(whole, ints) << 23));
+  return (vec)((ints)sum + ((ints)moved << 23));
 }
 
 // x times the normal distribution function, to 4e-7 of x: erf(z) / z as a polynomial of z^2 / 7 - 1, fitted at Chebyshev
@@ -75,10 +78,25 @@ struct Finish {
 
   vec start(int64_t row) const { return all(bias ? bias[row] : 0.0f); }
 
-  void write(int64_t row, int64_t column, vec sum) const {
+  template <int64_t V>
+  void write(vec (&sums)[V], int64_t row, int64_t column) const {
     const int64_t place = row * stride + column;
-    if (residual) sum += load(residual + place);
-    store(out + place, activated ? gelu(sum) : sum);
+    if (residual)
+#pragma GCC unroll 16
+      for (int64_t v = 0; v < V; ++v) sums[v] += load(residual + place + v * LANES);
+    if (activated)
+#pragma GCC unroll 16
+      for (int64_t v = 0; v < V; ++v) sums[v] = gelu(sums[v]);
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < V; ++v) store(out + place + v * LANES, sums[v]);
+  }
+
+  // The residual stream has left the first cache since the layer's norm read it.
+  template <int64_t R, int64_t V>
+  void prefetch(int64_t row, int64_t column) const {
+    if (residual)
+      for (int64_t r = 0; r < R; ++r)
+        for (int64_t v = 0; v < V; ++v) __builtin_prefetch(residual + (row + r) * stride + column + v * LANES);
   }
 
   // Sums that are not whole yet wait where their output will be.
@@ -110,10 +128,19 @@ void with_constant(int64_t n, const Function& function) {
   }(std::make_index_sequence<LIMIT>{});
 }
 
-// sums[r][v] += a[r, k] * b[k, v] over `depth` of k.
+// Calls function.template operator()<R>(row) for tiles of at most TALL rows, R of them from `row` on.
+template <int64_t TALL, class Function>
+void in_tiles(int64_t from, int64_t to, const Function& function) {
+  for (int64_t row = from; row < to; row += TALL)
+    with_constant<TALL>(std::min(TALL, to - row), [&]<int64_t R>() { function.template operator()<R>(row); });
+}
+
+// sums[r][v] += a[r, k] * b[k, v] over `depth` of k. On the way, as many numbers from `next` on come into the cache.
 template <int64_t R, int64_t V>
-inline void multiply(vec (&sums)[R][V], const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t depth) {
+inline void multiply(vec (&sums)[R][V], const float* a, int64_t row, int64_t step, const float* b, int64_t stride,
+                     int64_t depth, const float* next = nullptr) {
   for (int64_t k = 0; k < depth; ++k) {
+    if (next) __builtin_prefetch(next + k * R);
     vec x[V];
     for (int64_t v = 0; v < V; ++v) x[v] = load(b + k * stride + v * LANES);
     for (int64_t r = 0; r < R; ++r) {
@@ -131,8 +158,7 @@ inline void begin(vec (&sums)[R][V], const Finish& finish, int64_t row) {
 
 template <int64_t R, int64_t V>
 inline void end(vec (&sums)[R][V], const Finish& finish, int64_t row, int64_t column) {
-  for (int64_t r = 0; r < R; ++r)
-    for (int64_t v = 0; v < V; ++v) finish.write(row + r, column + v * LANES, sums[r][v]);
+  for (int64_t r = 0; r < R; ++r) finish.write(sums[r], row + r, column);
 }
 
 // ---- three ways to hold a weight -----------------------------------------------------------------
@@ -144,13 +170,15 @@ struct Dense {
 
   template <int64_t V>
   void rows(int64_t from, int64_t to, const float* x, int64_t column, const Finish& finish) const {
-    for (int64_t row = from; row < to; row += TALL)
-      with_constant<TALL>(std::min(TALL, to - row), [&]<int64_t R>() {
-        vec sums[R][V];
-        begin(sums, finish, row);
-        multiply(sums, values + row * inputs, inputs, 1, x + column, finish.stride, inputs);
-        end(sums, finish, row, column);
-      });
+    in_tiles<SUMS / V>(from, to, [&]<int64_t R>(int64_t row) {
+      const float* weights = values + row * inputs;
+      const float* next = column == 0 ? weights + R * inputs : nullptr;  // other columns find them in the cache
+      vec sums[R][V];
+      begin(sums, finish, row);
+      finish.template prefetch<R, V>(row, column);
+      multiply(sums, weights, inputs, 1, x + column, finish.stride, inputs, next);
+      end(sums, finish, row, column);
+    });
   }
 };
 
@@ -196,18 +224,15 @@ struct Blocks {
 
   template <int64_t V>
   void rows(int64_t from, int64_t to, const float* x, int64_t column, const Finish& finish) const {
-    for (int64_t row = from, height; row < to; row += height) {
-      const int64_t inside = row % side;
-      height = std::min({TALL, side - inside, to - row});
-      with_constant<TALL>(height, [&]<int64_t R>() {
+    for (int64_t begins = from; begins < to; begins += side)
+      in_tiles<std::min(SUMS / V, int64_t(16))>(begins, std::min(begins + side, to), [&]<int64_t R>(int64_t row) {
         vec sums[R][V];
         begin(sums, finish, row);
         for (int32_t block = starts[row / side]; block < starts[row / side + 1]; ++block)
-          multiply(sums, values + (block * side + inside) * side, side, 1,
+          multiply(sums, values + (block * side + row % side) * side, side, 1,
                    x + column + columns[block] * side * finish.stride, finish.stride, side);
         end(sums, finish, row, column);
       });
-    }
   }
 };
 
@@ -223,7 +248,7 @@ Tensor linear(const Weights& weights, const Tensor& x, int64_t outputs, const st
   float* target = out.mutable_data_ptr<float>();
   at::parallel_for(0, images * runs.count * chunks, 1, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
-      const int64_t chunk = task % chunks, run = task / chunks % runs.count, image = task / chunks / runs.count;
+      const int64_t run = task % runs.count, chunk = task / runs.count % chunks, image = task / chunks / runs.count;
       const int64_t offset = image * outputs * tokens;
       const Finish finish{bias ? bias->const_data_ptr<float>() : nullptr, added ? added + offset : nullptr, activated,
                           target + offset, tokens};
@@ -304,55 +329,64 @@ Tensor layer_norm(const Tensor& x, const Optional& weight, const Optional& bias,
   return out;
 }
 
-// One head's output for V vectors of queries: scores, their softmax over the real tokens, and the mean of the values.
+constexpr double LOG2_E = 1.4426950408889634;
+
+// One head's output for V vectors of queries: scores, their softmax over the tokens, and the mean of the values. Of the
+// queries, the first `asked` are the image's own.
 template <int64_t V>
 void attend(const float* queries, const float* keys, const float* values, float* out, int64_t stride, int64_t width,
-            int64_t tokens, float scale, std::vector<float>& room) {
+            int64_t tokens, int64_t asked, float scale, std::vector<float>& room) {
   room.resize(tokens * V * LANES);
   float* scores = room.data();
   vec most[V], sum[V] = {};
   for (vec& value : most) value = all(-std::numeric_limits<float>::infinity());
-  for (int64_t key = 0; key < tokens; key += TALL)
-    with_constant<TALL>(std::min(TALL, tokens - key), [&]<int64_t R>() {
-      vec sums[R][V] = {};
-      multiply(sums, keys + key, 1, stride, queries, stride, width);
-      for (int64_t r = 0; r < R; ++r)
-        for (int64_t v = 0; v < V; ++v) {
-          most[v] = larger(most[v], sums[r][v]);
-          store(scores + ((key + r) * V + v) * LANES, sums[r][v]);
-        }
-    });
+  in_tiles<SUMS / BROAD>(0, tokens, [&]<int64_t R>(int64_t key) {
+    vec sums[R][V] = {};
+    multiply(sums, keys + key, 1, stride, queries, stride, width);
+    for (int64_t r = 0; r < R; ++r)
+      for (int64_t v = 0; v < V; ++v) {
+        most[v] = larger(most[v], sums[r][v]);
+        store(scores + ((key + r) * V + v) * LANES, sums[r][v]);
+      }
+  });
+  for (vec& value : most) value *= scale;
   for (int64_t key = 0; key < tokens; ++key)
     for (int64_t v = 0; v < V; ++v) {
       float* place = scores + (key * V + v) * LANES;
-      const vec share = exponential((load(place) - most[v]) * scale);
+      const vec share = power_of_two(load(place) * scale - most[v]);
       sum[v] += share;
       store(place, share);
     }
-  for (int64_t feature = 0; feature < width; feature += TALL)
-    with_constant<TALL>(std::min(TALL, width - feature), [&]<int64_t R>() {
-      vec sums[R][V] = {};
-      multiply(sums, values + feature * stride, stride, 1, scores, V * LANES, tokens);
-      for (int64_t r = 0; r < R; ++r)
-        for (int64_t v = 0; v < V; ++v) store(out + (feature + r) * stride + v * LANES, sums[r][v] / sum[v]);
-    });
+  for (vec& value : sum) value = 1.0f / value;
+  in_tiles<SUMS / BROAD>(0, width, [&]<int64_t R>(int64_t feature) {
+    vec sums[R][V] = {};
+    multiply(sums, values + feature * stride, stride, 1, scores, V * LANES, tokens);
+    for (int64_t r = 0; r < R; ++r)
+      for (int64_t v = 0; v < V; ++v)
+        store(out + (feature + r) * stride + v * LANES, sums[r][v] * sum[v], asked - v * LANES);
+  });
 }
 
-// Queries, keys and values of all heads, one below the other, to the heads' outputs; `tokens` of the columns are real.
-Tensor attention(const Tensor& qkv, int64_t heads, int64_t tokens, double scale) {
-  const int64_t images = qkv.size(0), inner = qkv.size(1) / 3, stride = qkv.size(2), width = inner / heads;
-  Tensor out = at::empty({images, inner, stride}, qkv.options());
-  const Runs runs(stride, BROAD);
+// Queries, keys and values of all heads, one below the other, to the heads' outputs. Columns are images side by side,
+// of `tokens` each, and padding, which goes with the last of them.
+Tensor attention(const Tensor& qkv, int64_t heads, int64_t together, int64_t tokens, double scale) {
+  const int64_t images = qkv.size(0) * together, inner = qkv.size(1) / 3, stride = qkv.size(2), width = inner / heads;
+  Tensor out = at::empty({qkv.size(0), inner, stride}, qkv.options());
+  const int64_t longest = tokens + stride - together * tokens;
+  const Runs runs((longest + LANES - 1) / LANES * LANES, BROAD);
   at::parallel_for(0, images * heads * runs.count, 1, [&](int64_t first, int64_t last) {
     std::vector<float> room;
     for (int64_t task = first; task < last; ++task) {
       const int64_t run = task % runs.count, head = task / runs.count % heads, image = task / runs.count / heads;
-      const int64_t column = runs.first(run) * LANES;
-      const float* queries = qkv.const_data_ptr<float>() + (image * 3 * inner + head * width) * stride;
+      const int64_t begins = image % together * tokens, column = runs.first(run) * LANES;
+      const int64_t ends = (image + 1) % together ? tokens : stride - begins;
+      const int64_t sequence = image / together * inner * stride, place = head * width * stride + begins;
+      const float* queries = qkv.const_data_ptr<float>() + 3 * sequence + place;
       const float* keys = queries + inner * stride;
-      float* target = out.mutable_data_ptr<float>() + (image * inner + head * width) * stride + column;
+      float* target = out.mutable_data_ptr<float>() + sequence + place;
       with_constant<BROAD>(runs.width(run), [&]<int64_t V>() {
-        attend<V>(queries + column, keys, keys + inner * stride, target, stride, width, tokens, float(scale), room);
+        attend<V>(queries + column, keys, keys + inner * stride, target + column, stride, width, tokens, ends - column,
+                  float(scale * LOG2_E), room);
       });
     }
   });
@@ -368,5 +402,5 @@ TORCH_LIBRARY(svite, library) {
   library.def("csr(Tensor x, Tensor order, Tensor starts, Tensor columns, Tensor values, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(csr));
   library.def("blocks(Tensor x, Tensor starts, Tensor columns, Tensor values, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(blocks));
   library.def("layer_norm(Tensor x, Tensor? weight, Tensor? bias, float epsilon) -> Tensor", cpu(layer_norm));
-  library.def("attention(Tensor qkv, int heads, int tokens, float scale) -> Tensor", cpu(attention));
+  library.def("attention(Tensor qkv, int heads, int images, int tokens, float scale) -> Tensor", cpu(attention));
 }

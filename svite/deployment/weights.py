@@ -12,11 +12,14 @@ ops = torch.ops.svite
 SIDES = (16, 32)
 CHUNK = 96  # rows, as in kernels.cpp
 NARROWEST, WIDEST = 96, 2**15 - 1  # columns of a panel, which are counted by int16
-FULL = 19  # weights of a row in a panel that are worth a visit
+FULL = 14  # weights of a row in a panel that are worth a visit
 
 
 class Weights(nn.Module):
-    """What the three have in common: a bias, and how to finish. Tokens are padded to a multiple of 16."""
+    """What the three have in common: a bias, and how to finish. Tokens are padded to a multiple of 16.
+
+    `kernel` is the operator's name, `read` what it reads, in its order.
+    """
 
     def __init__(self, bias: Float[Tensor, " out"] | None) -> None:
         super().__init__()
@@ -29,28 +32,24 @@ class Weights(nn.Module):
         activated: bool = False,
     ) -> Float[Tensor, "image out token"]:
         """W x + b, and GELU of it, or the residual stream added to it."""
-        return getattr(ops, self.kernel)(x, *self.packed, self.bias, residual, activated)
+        held = self._buffers  # as attributes, nn.Module looks each up for half a microsecond
+        return getattr(ops, self.kernel)(x, *(held[name] for name in self.read), held["bias"], residual, activated)
 
 
 class Dense(Weights):
     """All weights, the dead ones too."""
 
-    kernel = "dense"
+    kernel, read = "dense", ("weight",)
 
     def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
         super().__init__(bias)
         self.register_buffer("weight", weight.contiguous())
 
-    @property
-    def packed(self) -> tuple[Tensor, ...]:
-        """What the kernel reads."""
-        return (self.weight,)
-
 
 class _Compressed(Weights):
     """Values that live, row by row: where each row starts among them, and the column of each."""
 
-    column = torch.int32
+    read, column = ("starts", "columns", "values"), torch.int32
 
     def __init__(
         self,
@@ -64,20 +63,15 @@ class _Compressed(Weights):
         self.register_buffer("columns", alive.nonzero()[:, 1].to(self.column))
         self.register_buffer("values", values.contiguous())
 
-    @property
-    def packed(self) -> tuple[Tensor, ...]:
-        """What the kernel reads."""
-        return self.starts, self.columns, self.values
-
 
 class Csr(_Compressed):
     """Single weights that live, in compressed sparse rows, panel of columns by panel; values may be bfloat16.
 
-    A panel is as narrow as leaves a row about 19 living weights in it, for its features should stay in the
+    A panel is as narrow as leaves a row about 14 living weights in it, for its features should stay in the
     first-level cache while the rows pass. In each panel, the rows of a chunk come by their number of weights.
     """
 
-    kernel, column = "csr", torch.int16
+    kernel, read, column = "csr", ("order", *_Compressed.read), torch.int16
 
     def __init__(
         self,
@@ -95,11 +89,6 @@ class Csr(_Compressed):
         alive = sorted_rows != 0
         super().__init__(alive, sorted_rows[alive].to(dtype), bias)
         self.register_buffer("order", order.int())
-
-    @property
-    def packed(self) -> tuple[Tensor, ...]:
-        """What the kernel reads."""
-        return self.order, *super().packed
 
 
 def _by_count(tile: Float[Tensor, "row column"]) -> Int64[Tensor, " row"]:
