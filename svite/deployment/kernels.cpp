@@ -28,6 +28,7 @@ constexpr int64_t LANES = 4, WIDEST = 16;  // of 32: NEON
 #endif
 constexpr int64_t BROAD = LANES == 8 ? 2 : 4;     // vectors of a dense tile, at most
 constexpr int64_t SUMS = LANES == 8 ? 12 : 24;    // registers for its sums, whatever its width
+constexpr int64_t AHEAD = 8;                      // features
 constexpr int64_t CHUNK = 96;                     // rows of one task, a multiple of SUMS; weights.py knows it too
 
 using vec = float __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -135,7 +136,8 @@ void in_tiles(int64_t from, int64_t to, const Function& function) {
     with_constant<TALL>(std::min(TALL, to - row), [&]<int64_t R>() { function.template operator()<R>(row); });
 }
 
-// sums[r][v] += a[r, k] * b[k, v] over `depth` of k. On the way, as many numbers from `next` on come into the cache.
+// sums[r][v] += a[r, k] * b[k, v] over `depth` of k. Rows of b lie too far apart for the processor to foresee, so they are
+// fetched some steps ahead; as many numbers from `next` on as a has come into the cache on the way.
 template <int64_t R, int64_t V>
 inline void multiply(vec (&sums)[R][V], const float* a, int64_t row, int64_t step, const float* b, int64_t stride,
                      int64_t depth, const float* next = nullptr) {
@@ -143,6 +145,7 @@ inline void multiply(vec (&sums)[R][V], const float* a, int64_t row, int64_t ste
     if (next) __builtin_prefetch(next + k * R);
     vec x[V];
     for (int64_t v = 0; v < V; ++v) x[v] = load(b + k * stride + v * LANES);
+    for (int64_t v = 0; v < V; ++v) __builtin_prefetch(b + (k + AHEAD) * stride + v * LANES);
     for (int64_t r = 0; r < R; ++r) {
       const vec weight = all(a[r * row + k * step]);
       for (int64_t v = 0; v < V; ++v) sums[r][v] += weight * x[v];
