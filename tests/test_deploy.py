@@ -278,7 +278,7 @@ def test_threads_and_batches_change_nothing(threads, count):
 
 def test_an_image_that_is_no_number_leaves_those_beside_it_alone():
     model = halved(model_of())
-    fast, batch = deploy(model, images(), choice=choice_of(model, RANDOM)), images(4)
+    fast, batch = deploy(model, images(), choice=choice_of(model, itertools.repeat("dense"))), images(4)
     expected = fast(batch)
     batch[1] = torch.nan
     found = fast(batch)
