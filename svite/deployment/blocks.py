@@ -36,8 +36,8 @@ def images_at_once(tokens: int) -> int:
 def side_by_side(rows: Rows) -> Sequences:
     """Images that go through at a time as sequences, one a thread; an image each where their number doesn't divide."""
     images, tokens, features = rows.shape
-    shared = max(1, min(images, images_at_once(tokens)) // torch.get_num_threads())
-    return rows.reshape(-1, math.gcd(images, shared) * tokens, features)
+    shared = math.gcd(images, max(1, images // torch.get_num_threads()))
+    return rows.reshape(-1, shared * tokens, features)
 
 
 def columns_of(rows: Sequences) -> Columns:

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -116,7 +117,7 @@ struct Finish {
 struct Runs {
   int64_t vectors, count;
 
-  Runs(int64_t tokens, int64_t widest) : vectors(tokens / LANES), count((vectors + widest - 1) / widest) {}
+  Runs(int64_t tokens, int64_t widest) : vectors((tokens + LANES - 1) / LANES), count((vectors + widest - 1) / widest) {}
   int64_t first(int64_t run) const { return run * vectors / count; }
   int64_t width(int64_t run) const { return first(run + 1) - first(run); }
 };
@@ -228,7 +229,7 @@ struct Blocks {
   template <int64_t V>
   void rows(int64_t from, int64_t to, const float* x, int64_t column, const Finish& finish) const {
     for (int64_t begins = from; begins < to; begins += side)
-      in_tiles<std::min(SUMS / V, int64_t(16))>(begins, std::min(begins + side, to), [&]<int64_t R>(int64_t row) {
+      in_tiles<SUMS / V>(begins, std::min(begins + side, to), [&]<int64_t R>(int64_t row) {
         vec sums[R][V];
         begin(sums, finish, row);
         for (int32_t block = starts[row / side]; block < starts[row / side + 1]; ++block)
@@ -332,8 +333,6 @@ Tensor layer_norm(const Tensor& x, const Optional& weight, const Optional& bias,
   return out;
 }
 
-constexpr double LOG2_E = 1.4426950408889634;
-
 // One head's output for V vectors of queries: scores, their softmax over the tokens, and the mean of the values. Of the
 // queries, the first `asked` are the image's own.
 template <int64_t V>
@@ -375,8 +374,7 @@ void attend(const float* queries, const float* keys, const float* values, float*
 Tensor attention(const Tensor& qkv, int64_t heads, int64_t together, int64_t tokens, double scale) {
   const int64_t images = qkv.size(0) * together, inner = qkv.size(1) / 3, stride = qkv.size(2), width = inner / heads;
   Tensor out = at::empty({qkv.size(0), inner, stride}, qkv.options());
-  const int64_t longest = tokens + stride - together * tokens;
-  const Runs runs((longest + LANES - 1) / LANES * LANES, BROAD);
+  const Runs runs(tokens + stride - together * tokens, BROAD);  // of the last image, which is the longest
   at::parallel_for(0, images * heads * runs.count, 1, [&](int64_t first, int64_t last) {
     std::vector<float> room;
     for (int64_t task = first; task < last; ++task) {
@@ -389,7 +387,7 @@ Tensor attention(const Tensor& qkv, int64_t heads, int64_t together, int64_t tok
       float* target = out.mutable_data_ptr<float>() + sequence + place;
       with_constant<BROAD>(runs.width(run), [&]<int64_t V>() {
         attend<V>(queries + column, keys, keys + inner * stride, target + column, stride, width, tokens, ends - column,
-                  float(scale * LOG2_E), room);
+                  float(scale * std::numbers::log2e), room);
       });
     }
   });
