@@ -25,7 +25,8 @@ KINDS = {"csr": 1, "block16": 16, "block32": 32}
 class Advice:
     """What `advise` found; prints itself."""
 
-    shapes: "pd.DataFrame"  # a row a shape of layer: milliseconds dense, and the break-even sparsity of each format
+    # a row a shape of layer: milliseconds dense, of the images that go through at a time, and each format's break-even
+    shapes: "pd.DataFrame"
     layers: "pd.DataFrame"  # a row a layer as it stands: sparsity, the best format, and its speed over dense
     gain: float  # speed of all linear layers together over dense, as the model stands
 
