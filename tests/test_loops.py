@@ -239,7 +239,7 @@ def test_steps_that_timms_scaler_skips_do_not_count(tmp_path, monkeypatch):
     monkeypatch.setattr(NativeScaler, "__init__", lambda self, device: setattr(self, "_scaler", overflowing()))
     trained = with_timm(tmp_path)
     check_topology(trained)
-    assert {trained.sparsifier.step} == steps_of(trained.sparsifier._watched)
+    assert {trained.sparsifier.step} == steps_of(trained.sparsifier.attachment.optimizers[0])
     assert 8 < trained.sparsifier.step < STEPS
 
 

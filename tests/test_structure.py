@@ -215,8 +215,8 @@ def test_the_function_does_not_jump_when_weights_are_laid_in_waiting_or_at_birth
     waiting.lay(sparsifier.waits, sparsifier.weights, sparsifier.masks, seed=0, update=1)
     assert torch.equal(model(images), before)
     assert all(bool(model.get_parameter(f"blocks.{i}.mlp.fc1.weight").any(1).all()) for i in (0, 1))
-    sparsifier.alive = {name: torch.ones_like(alive) for name, alive in sparsifier.alive.items()}
-    sparsifier._set(sparsifier.alive)
+    sparsifier.hold({name: torch.ones_like(alive) for name, alive in sparsifier.alive.items()})
+    sparsifier.mask_weights()
     assert torch.equal(model(images), before)
 
 

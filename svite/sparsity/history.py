@@ -1,6 +1,6 @@
 """What happened to a topology: who was born, who died, who ever lived."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from svite.sparsity.pool import Pool
 if TYPE_CHECKING:
     import pandas as pd
 
-Topology = Mapping[str, Bool[Tensor, "arena member"]]
+Topology = Mapping[str, Bool[Tensor, "_arena _member"]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,12 @@ class History:
         density = alive / sum(self.sizes.values())
         totals = sum(born.values()), sum(died.values())
         self.updates.append(Update(step, fraction, density, alive, *totals, self.itop))
+
+    def forget(self, units: Collection[str]) -> None:
+        """Leave units out of all that is counted from now on."""
+        for kept in (self.sizes, self.born, self.died, self._ever):
+            for name in units:
+                del kept[name]
 
     def table(self, pools: Sequence[Pool], alive: Topology) -> "pd.DataFrame":
         """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""

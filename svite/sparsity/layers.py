@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from svite.sparsity.cut import Cut, Part, Unit, element
-from svite.sparsity.sharded import at_rest
+from svite.sparsity.sharded import at_rest, refuse_flattened
 
 Cutting = Callable[[nn.Module, Sequence[str] | None], list[Unit]]
 
@@ -30,7 +30,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter by its plain name, one that is tied by its first; what FSDP2 has sharded as its shards."""
+    """Every parameter by its plain name, one that is tied by its first; what FSDP2 has sharded as its shards.
+
+    Raises ValueError for a model whose weights FSDP1 or DeepSpeed has flattened.
+    """
+    refuse_flattened(model)
     at_rest(model)
     return {plain_name(name): parameter for name, parameter in model.named_parameters()}
 

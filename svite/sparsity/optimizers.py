@@ -5,9 +5,16 @@ a matrix get the dense gradient: masking it ruins Muon, whose orthogonalisation 
 shape than its parameter (the factored moments of Adafactor, Kron's preconditioners) is left as it is. Adamax, AdaBelief
 and Adafactor add their epsilon to a moment, so the dead hold that much (at most 1e-8). RMSpropTF is not known here, for
 it starts its moments at one.
+
+Whatever an optimizer computes over a whole tensor, it computes over the dead as well. Norms do not notice: the trust
+ratios of LAMB and LARS are those of the living alone. Means do: Adafactor's moments by row and column let the living
+move further, which is told; a cautious optimizer's share of agreeing entries makes their steps 1 / density times as
+long, so it is refused (docs/LOG.md has the measurements, tests/test_sparsity_optimizers.py makes them).
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +33,24 @@ ELEMENTWISE = frozenset(
 )
 
 
+FACTORED = frozenset({"Adafactor", "AdafactorBigVision"})
+
+
 def unwrapped(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside Accelerate's wrapper."""
+    """The optimizer inside Accelerate's wrapper.
+
+    Raises ValueError for one of DeepSpeed's, which trains flattened copies of the weights.
+    """
+    if type(optimizer).__module__.partition(".")[0] == "deepspeed" or "DeepSpeed" in type(optimizer).__name__:
+        raise ValueError(
+            "DeepSpeed trains flattened copies of the weights, which no mask follows; use DDP or FSDP2 (`fully_shard`)."
+        )
     return getattr(optimizer, "optimizer", optimizer)
+
+
+def trained_by(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of an optimizer."""
+    return [parameter for group in unwrapped(optimizer).param_groups for parameter in group["params"]]
 
 
 def mixes_entries(optimizer: Optimizer) -> bool:
@@ -43,31 +65,61 @@ def mixes_entries(optimizer: Optimizer) -> bool:
     return name in MIXING
 
 
+def checked(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside Accelerate's wrapper, if masks can work with it.
+
+    Raises ValueError, by name, for one of which this is not known, for DeepSpeed's, and for timm's cautious ones, which
+    count dead entries as disagreeing (arXiv 2411.16085).
+    """
+    mixes_entries(optimizer)
+    inner = unwrapped(optimizer)
+    if any(group.get("caution") for group in inner.param_groups):
+        raise ValueError(
+            f"{type(inner).__name__} with caution=True divides steps by the share of entries that agree, and counts "
+            "the dead as disagreeing: living weights would move 1 / density times as far; leave caution off."
+        )
+    return inner
+
+
+def tell_of_factored(optimizer: Optimizer) -> None:
+    """Say of Adafactor what it makes of dead entries."""
+    name = type(optimizer).__name__
+    if name in FACTORED:
+        warnings.warn(
+            f"{name} keeps second moments by row and column, in whose means the dead count as zeros: at a density of "
+            "0.1 living weights move some 3.4 times as far; lower the rate, or use AdamW.",
+            stacklevel=4,
+        )
+
+
 def skipped(optimizer: Optimizer) -> bool:
     """Whether a gradient scaler made a fused optimizer's step do nothing; others it does not call at all."""
     return bool(getattr(unwrapped(optimizer), "found_inf", None) or 0)
 
 
+def state_of(parameter: Tensor, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    """What the optimizer that trains a parameter knows of it."""
+    return next((o.state[parameter] for o in map(unwrapped, optimizers) if parameter in o.state), {})
+
+
 @torch.no_grad()
-def keep_state(optimizer: Optimizer, keep: Mapping[Tensor, Tensor]) -> None:
+def keep_state(optimizers: Sequence[Optimizer], keep: Mapping[Tensor, Tensor]) -> None:
     """Zero every state tensor of a parameter's own shape where `keep` is false."""
-    states = unwrapped(optimizer).state
     for parameter, kept in keep.items():
-        for value in states.get(parameter, {}).values():
+        for value in state_of(parameter, optimizers).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 silence(value, kept)
 
 
 @torch.no_grad()
-def calm(optimizer: Optimizer, born: Mapping[Tensor, Tensor]) -> None:
+def calm(optimizers: Sequence[Optimizer], born: Mapping[Tensor, Tensor]) -> None:
     """Start the second moment of newborn weights at the mean of the living ones of their tensor.
 
     Adam counts steps per tensor, so a newborn with no second moment takes steps up to 6.5 times as long as Adam's
     bias correction allows a new parameter; with the mean they are as long as everybody's.
     """
-    states = unwrapped(optimizer).state
     for parameter, newborn in born.items():
-        second = states.get(parameter, {}).get("exp_avg_sq")
+        second = state_of(parameter, optimizers).get("exp_avg_sq")
         if second is None or second.shape != parameter.shape:
             continue
         living = whole(second)

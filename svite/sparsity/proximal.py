@@ -1,6 +1,6 @@
 """The proximal step: a pull towards zero on whole members, after the optimizer's own step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from svite.sparsity.optimizers import unwrapped
+from svite.sparsity.ownership import frozen
 from svite.sparsity.pool import Pool
 from svite.sparsity.sharded import local, shard_like, whole
 
@@ -25,19 +26,14 @@ class Proximal(Protocol):
 
 
 @torch.no_grad()
-def pull(pool: Pool, rule: Proximal, weights: Mapping[str, Tensor], optimizer: Optimizer, step: int) -> None:
-    """Multiply every member of a pool by its factor.
-
-    Raises ValueError naming a weight that the optimizer does not train.
-    """
-    rates = {id(p): float(group["lr"]) for group in unwrapped(optimizer).param_groups for p in group["params"]}
+def pull(pool: Pool, rule: Proximal, weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer], step: int) -> None:
+    """Multiply every member of a pool by its factor; those of a unit that is frozen stay as they are."""
+    groups = [group for optimizer in optimizers for group in unwrapped(optimizer).param_groups]
+    rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
     for unit in pool.units:
+        if frozen([unit], weights):
+            continue
         first = unit.parts[0].name
-        if id(weights[first]) not in rates:
-            raise ValueError(
-                f"The optimizer does not train {first}, which a penalty pulls; build the optimizer after the "
-                "sparsifier, with this parameter, or leave its layer out of `layers`."
-            )
         squares = {part.name: whole(weights[part.name].square()) for part in unit.parts}
         size = sum(weights[part.name].numel() for part in unit.parts) / unit.size
         factors = rule.proximal(unit.gather(squares).sqrt(), size, rates[id(weights[first])], step)

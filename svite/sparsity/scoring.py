@@ -1,7 +1,7 @@
 """Scores of a model's members: now, or averaged over the last batches."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -45,18 +45,21 @@ class Scorer:
         return self.units[unit].gather(values).abs()
 
     def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
-        """The mean over the batches gathered so far, or the present score if none were."""
-        sums = self._sums.get(score.__name__)
-        return whole(sums[unit]) / self._batches if sums else self.now(score, unit, step)
+        """The mean over the batches gathered so far, or the present score if not all were gathered of this unit."""
+        sums = self._sums.get(score.__name__, {})
+        return whole(sums[unit]) / self._batches if unit in sums else self.now(score, unit, step)
 
-    def gather(self, scores: set[Score], step: int) -> None:
-        """Add the present values of the scores that look at gradients."""
+    def gather(self, scores: set[Score], step: int, resting: Collection[str] = ()) -> None:
+        """Add the present values of the scores that look at gradients; a unit that rests begins anew next time."""
         self._batches += 1
         for score in NEEDS_GRADIENT.intersection(scores):
             sums = self._sums.setdefault(score.__name__, {})
             for unit in self.units:
-                value = self._dealt(unit, self.now(score, unit, step))
-                sums[unit] = sums[unit].add_(value) if unit in sums else value
+                if unit in resting:
+                    sums.pop(unit, None)
+                elif unit in sums or self._batches == 1:
+                    value = self._dealt(unit, self.now(score, unit, step))
+                    sums[unit] = sums[unit].add_(value) if unit in sums else value
 
     def _dealt(self, unit: str, members: Float[Tensor, "arena member"]) -> Float[Tensor, "arena member"]:
         return dealt(members, self.weights[self.units[unit].parts[0].name])
@@ -69,12 +72,13 @@ class Scorer:
         """Whether every gradient there is holds finite numbers only."""
         return all(_finite(w.grad) for w in self.weights.values() if w.grad is not None)
 
-    def require_gradients(self, scores: tuple[Score, ...]) -> None:
-        """ValueError naming a weight without the finite gradient that one of the scores looks at."""
+    def require_gradients(self, scores: tuple[Score, ...], resting: Collection[str] = ()) -> None:
+        """ValueError naming a weight without the finite gradient that one of the scores looks at, of units at work."""
         asking = [score.__name__ for score in scores if score in NEEDS_GRADIENT]
         if not asking:
             return
-        for name, weight in self.weights.items():
+        for name in (part.name for unit in self.units.values() if unit.name not in resting for part in unit.parts):
+            weight = self.weights[name]
             if weight.grad is None or not _finite(weight.grad):
                 raise ValueError(
                     f"{name} has no {'' if weight.grad is None else 'finite '}gradient, which the score '{asking[0]}' "

@@ -4,13 +4,12 @@ Parameters, gradients, optimizer state and masks are then DTensors. Scores are e
 are gathered one weight at a time. On plain tensors every function here is the identity.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FlatParameter, FSDPModule
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-from torch.optim import Optimizer
 
 
 def is_sharded(tensors: Iterable[Tensor]) -> bool:
@@ -54,13 +53,16 @@ def at_rest(model: nn.Module) -> None:
             module.reshard()
 
 
-def refuse_replaced(weights: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-    """ValueError names a weight that is none of the model's any more, FSDP2 having put its shards in its place."""
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    known = set(map(id, trained))
-    replaced = [name for name, weight in weights.items() if not is_sharded([weight]) and id(weight) not in known]
-    if replaced and is_sharded(trained):
-        raise ValueError(f"`fully_shard` has replaced {replaced[0]}; build the sparsifier after it.")
+def refuse_flattened(model: nn.Module) -> None:
+    """ValueError for a model whose weights FSDP1 or DeepSpeed has flattened: they have no shape for a mask any more."""
+    parameters = list(model.parameters())
+    if any(isinstance(p, FlatParameter) or getattr(p, "_fsdp_flattened", False) for p in parameters):
+        raise ValueError(
+            "FullyShardedDataParallel (FSDP1) has flattened the weights, which no mask follows; use `fully_shard` "
+            "(FSDP2) before the sparsifier is built."
+        )
+    if type(model).__module__.partition(".")[0] == "deepspeed" or any(hasattr(p, "ds_id") for p in parameters):
+        raise ValueError("DeepSpeed has the weights, which no mask follows there; use DDP or FSDP2 (`fully_shard`).")
 
 
 def refuse_sharded(model: nn.Module, what: str) -> None:

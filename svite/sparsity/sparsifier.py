@@ -1,38 +1,44 @@
 """The sparsifier: the only object that knows which weights of a model live, and the only one that changes it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from svite.sparsity import mask, topology, waiting
 from svite.sparsity.attach import Attachment
-from svite.sparsity.cut import Unit
 from svite.sparsity.history import History, Update
 from svite.sparsity.layers import named_parameters
-from svite.sparsity.optimizers import calm, keep_state, mixes_entries, skipped, unwrapped
+from svite.sparsity.living import Living, Rebound
+from svite.sparsity.optimizers import calm, checked, keep_state, mixes_entries, skipped, tell_of_factored, trained_by
+from svite.sparsity.ownership import frozen, listed, refuse_strangers
 from svite.sparsity.pool import Pool
 from svite.sparsity.proximal import Proximal, pull
 from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.schedule import Trigger
 from svite.sparsity.score import NEEDS_GRADIENT
 from svite.sparsity.scoring import Scorer
-from svite.sparsity.sharded import at_rest, is_sharded, refuse_replaced, shard_like
+from svite.sparsity.sharded import at_rest
+from svite.sparsity.state import plan, refuse_other
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Sparsifier:
+class Sparsifier(Living):
     """Decides which weights live.
 
     Call `before_step` after backward and `after_step` after the optimizer's step, or `attach` it to the optimizer.
     Masks lie beside the model under its own parameter names, so its state_dict stays timm's. A topology is a function
     of (weights, gradients, seed, step): the same on every rank, whatever the random state.
+
+    A step is refused if a weight is no longer the model's (`rebind` follows) or trains in no optimizer. The topology of
+    what is frozen (`requires_grad=False`) rests until it trains. Copied with the model and the optimizers, as a tuple
+    (`copy.deepcopy`), it goes on as the original does.
 
     Build it after `fully_shard` (FSDP2): masks are then DTensors sharded as their weights are, and beside them every
     rank holds who lives at one bit a member. An update gathers scores, one weight at a time; no mask is ever sent.
@@ -59,49 +65,38 @@ class Sparsifier:
         seed: int = 0,
         dense_moments: bool = False,
     ) -> None:
-        self.pools, self.when, self.seed, self.dense_moments = tuple(pools), when, seed, dense_moments
-        self.rules = tuple(rule) if isinstance(rule, Sequence) else (rule,) * len(self.pools)
-        self.contests = tuple(zip(self.pools, self.rules, strict=True))
-        self.units = {unit.name: unit for pool in pools for unit in pool.units}
-        parameters = named_parameters(model)
-        self.weights = {part.name: parameters[part.name] for unit in self.units.values() for part in unit.parts}
+        rules = rule if isinstance(rule, Sequence) else (rule,) * len(pools)
+        super().__init__(model, tuple(zip(pools, rules, strict=True)))
+        self.when, self.seed, self.dense_moments = when, seed, dense_moments
+        self.step, self.calm_births, self._pending, self._stepped = 0, False, False, True
+        self.attachment: Attachment | None = None
+        self._watched: dict[Optimizer, Any] = {}
+        self._resting: frozenset[str] = frozenset()
+        self.followers: list[waiting.BeforeForward] = []  # hooks of the model that ask this sparsifier
         self.scorer = Scorer(self.units, self.weights, seed)
-        self.step, self.calm_births = 0, False
-        self._pending, self._stepped, self._watched = False, True, None
         start = topology.first(self.contests, self.scorer)
         if when(0):
             start = topology.selected(self.contests, self.scorer, start, 0)
         topology.refuse_empty(self.contests, start)
         self.history = History(start)
-        self._set(start)
+        self.hold(start)
+        self.mask_weights()
+        self._lay_before_forward()
+
+    def _lay_before_forward(self) -> None:
         if self.waits:
-            model.register_forward_pre_hook(waiting.BeforeForward(self), prepend=True)
+            self.followers.append(waiting.BeforeForward(self))
+            self._laying = self.model.register_forward_pre_hook(self.followers[-1], prepend=True)
 
-    @torch.no_grad()
-    def _set(self, alive: dict[str, Bool[Tensor, "arena member"]]) -> None:
-        self._hold(alive)
-        self._mask_weights()
-
-    def _hold(self, alive: dict[str, Bool[Tensor, "arena member"]]) -> None:
-        self.alive = mask.Packed(alive) if is_sharded(self.weights.values()) else alive
-        self.masks = self._spread(alive.items(), self.weights)
-
-    def _spread(self, topology: Iterable[tuple[str, Tensor]], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            part.name: shard_like(part.cut.spread(members, weights[part.name].shape), weights[part.name])
-            for unit, members in topology
-            for part in self.units[unit].parts
-        }
-
-    def _mask_weights(self) -> None:
-        for name, weight in self.weights.items():
-            mask.silence(weight, self.masks[name])
-
-    @cached_property
-    def waits(self) -> list[Unit]:
-        """Units whose dead heads or neurons may be born, and wait for it with random incoming weights."""
-        growing = [pool for pool, rule in self.contests if isinstance(rule, DropGrow)]
-        return [unit for pool in growing for unit in pool.units if unit.is_structure]
+    def __deepcopy__(self, memo: dict) -> "Sparsifier":
+        copy = memo[id(self)] = object.__new__(type(self))
+        own = {name: value for name, value in vars(self).items() if name not in ("attachment", "_watched")}
+        vars(copy).update(deepcopy(own, memo), attachment=None, _watched={})
+        for follower in copy.followers:
+            follower.sparsifier = copy
+        if self.attachment:
+            copy.attach(*deepcopy(self.attachment.optimizers, memo))
+        return copy
 
     # Training
 
@@ -122,7 +117,7 @@ class Sparsifier:
         grows = [rule.grow for rule in self.rules if isinstance(rule, DropGrow)]
         return not NEEDS_GRADIENT.isdisjoint(grows) and self._looking
 
-    @cached_property
+    @property
     def batches(self) -> int:
         """Over how many steps before an update its scores are averaged."""
         return max(rule.batches for rule in self.rules)
@@ -131,49 +126,69 @@ class Sparsifier:
         """The share of the living that an update at `step` replaces, the largest of all pools."""
         return max(rule.fraction(step) for rule in self.rules)
 
-    def before_step(self, optimizer: Optimizer) -> None:
+    def before_step(self, *optimizers: Optimizer) -> None:
         """After backward: maybe a new topology, then masked gradients (clip after this, unscale before it).
 
-        Once an optimizer step, however many backward passes it accumulates.
+        Once a step, with all the optimizers that take part in it, however many backward passes it accumulates.
 
-        Raises ValueError for an optimizer that is not known to work with masks, and for missing gradients.
+        Raises ValueError for an optimizer that is not known to work with masks, for weights that are not the model's or
+        that none of the optimizers trains, for missing gradients, and while attached.
         """
-        self.watch(optimizer)
+        self._refuse_attached()
+        self.prepare(optimizers)
+
+    def after_step(self) -> None:
+        """After the optimizers' steps: dead weights become exactly zero, and the step counter moves on.
+
+        A step that a gradient scaler skipped does not count. Raises ValueError while attached.
+        """
+        self._refuse_attached()
+        self.finish()
+
+    def _refuse_attached(self) -> None:
+        if self.attachment:
+            raise ValueError(
+                "The sparsifier is attached to an optimizer, whose hooks do all that a step needs; call "
+                "`sparsifier.attachment.remove()` before anything else."
+            )
+
+    def prepare(self, optimizers: Sequence[Optimizer]) -> None:
+        """What `before_step` does, for hooks."""
+        self.watch(*optimizers)
         self._stepped = False
         if self._looking and self.scorer.gradients_are_finite():
+            self._let_rest()
             if self.batches > 1:
-                self.scorer.gather({score for rule in self.rules for score in rule.scores}, self.step)
+                self.scorer.gather({score for rule in self.rules for score in rule.scores}, self.step, self._resting)
             if self.update_due:
-                self._update(optimizer)
+                self._update(optimizers)
         elif self.update_due:
             self._pending = True
-        for name in self.masked_gradients(optimizer):
+        for name in self.masked_gradients(*optimizers):
             if self.weights[name].grad is not None:
                 mask.silence(self.weights[name].grad, self.masks[name])
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """After the optimizer's step: dead weights become exactly zero, and the step counter moves on.
-
-        A step that a gradient scaler skipped does not count.
-        """
-        self._mask_weights()
+    def finish(self) -> None:
+        """What `after_step` does, for hooks."""
+        self.mask_weights()
         if self._stepped:
             for pool, rule in self.contests:
                 if isinstance(rule, Proximal):
-                    pull(pool, rule, self.weights, self._watched, self.step)
+                    pull(pool, rule, self.weights, tuple(self._watched), self.step)
             self.step += 1
 
-    def masked_gradients(self, optimizer: Optimizer) -> list[str]:
-        """The parameters whose gradients this optimizer gets masked.
+    def masked_gradients(self, *optimizers: Optimizer) -> list[str]:
+        """The parameters whose gradients these optimizers get masked.
 
         One that mixes entries gets them dense, but for whole rows and columns: without them the rest mixes as a smaller
         matrix would.
         """
         if self.dense_moments:
             return []
-        mixes = mixes_entries(optimizer)
-        return [p.name for unit in self.units.values() for p in unit.parts if unit.is_structure or not mixes]
+        mixed = {id(parameter) for o in optimizers if mixes_entries(o) for parameter in trained_by(o)}
+        parts = [(unit.is_structure, part.name) for unit in self.units.values() for part in unit.parts]
+        return [name for whole, name in parts if whole or id(self.weights[name]) not in mixed]
 
     def lay_waiting(self, model: nn.Module) -> None:
         """Before the forward pass of a step that decides on births: weights for heads and neurons in waiting."""
@@ -183,64 +198,102 @@ class Sparsifier:
             at_rest(model)
             waiting.lay(self.waits, self.weights, self.masks, self.seed, update)
 
-    def watch(self, optimizer: Optimizer) -> None:
-        """Learn from now on whether this optimizer really steps.
+    def watch(self, *optimizers: Optimizer) -> None:
+        """Learn from now on whether one of these optimizers really steps.
 
-        Raises ValueError for one that is not known to work with masks.
+        Raises ValueError as `before_step` does, but for gradients.
         """
-        mixes_entries(optimizer)
-        inner = unwrapped(optimizer)
-        if self._watched is not inner:
-            refuse_replaced(self.weights, inner)
-            self._watched = inner
-            inner.register_step_post_hook(lambda *_: setattr(self, "_stepped", not skipped(inner)))
+        inner = [checked(optimizer) for optimizer in optimizers]
+        refuse_strangers(self.weights, self.model, inner)
+        if inner == list(self._watched):
+            return
+        for handle in self._watched.values():
+            handle.remove()
+        self._watched = {optimizer: optimizer.register_step_post_hook(self._note) for optimizer in inner}
+        for optimizer in inner:
+            tell_of_factored(optimizer)
 
-    def attach(self, optimizer: Optimizer) -> Attachment:
-        """Hook into an optimizer, for a loop that is not yours; `.remove()` takes the hooks off again.
+    def _note(self, optimizer: Optimizer, *_: Any) -> None:
+        self._stepped = self._stepped or not skipped(optimizer)
+
+    def _let_rest(self) -> None:
+        """Learn which units are frozen, and say so where it is news."""
+        resting = frozen(self.units.values(), self.weights)
+        if news := sorted(resting - self._resting):
+            warnings.warn(f"{listed(news)} is frozen; its topology rests until it trains.", stacklevel=4)
+        self._resting = resting
+
+    def attach(self, *optimizers: Optimizer) -> Attachment:
+        """Hook into the optimizers of a step, for a loop that is not yours; `.remove()` takes the hooks off again.
 
         Gradients are masked as they accumulate, so clipping sees them masked; where an update is due they stay dense.
-        The optimizer's state_dict carries this one's, so a loop that resumes its optimizer resumes the topology.
+        An optimizer's state_dict carries this one's, so a loop that resumes its optimizers resumes the topology.
 
-        Raises ValueError for an optimizer that is not known to work with masks; later, when a state without a topology
-        or with another model's is loaded into it.
+        Raises ValueError as `before_step` does, and for weights that another attached sparsifier masks; later, when a
+        state without a topology or with another one's is loaded.
         """
-        return Attachment(self, optimizer)
+        self._refuse_attached()
+        self.attachment = Attachment(self, optimizers)
+        return self.attachment
 
-    def _update(self, optimizer: Optimizer) -> None:
-        before, after = self.alive, topology.selected(self.contests, self.scorer, self.alive, self.step)
-        born = self._spread(((name, after[name] & ~before[name]) for name in after), self.weights)
+    def _update(self, optimizers: Sequence[Optimizer]) -> None:
+        before = self.alive
+        after = topology.selected(self.contests, self.scorer, before, self.step, self._resting)
+        born = self.spread(((name, after[name] & ~before[name]) for name in after), self.weights)
         if not self.dense_moments:
-            changed = self._spread(((name, after[name] ^ before[name]) for name in after), self.weights)
-            fresh = born | {name: changed[name] for name in self.masked_gradients(optimizer)}
-            keep_state(optimizer, {weight: ~fresh[name] for name, weight in self.weights.items()})
+            changed = self.spread(((name, after[name] ^ before[name]) for name in after), self.weights)
+            fresh = born | {name: changed[name] for name in self.masked_gradients(*optimizers)}
+            keep_state(optimizers, {weight: ~fresh[name] for name, weight in self.weights.items()})
         if self.calm_births:
-            calm(optimizer, {weight: born[name] for name, weight in self.weights.items()})
+            calm(optimizers, {weight: born[name] for name, weight in self.weights.items()})
         self.history.record(before, after, self.step, self.fraction(self.step))
-        self._set(after)
+        self.hold(after)
+        self.mask_weights()
         self._pending = False
         self.scorer.forget()
 
-    # The world outside
+    # Where layers are replaced
 
-    @torch.no_grad()
-    def apply(self, model: nn.Module) -> None:
-        """Zero the dead weights of another copy of the model, an EMA say.
+    def drop(self, *layers: str) -> list[str]:
+        """Let go of the layers whose names match: their weights stay as they are, and train dense from now on.
 
-        Raises ValueError naming a weight that the copy lacks or holds in another shape; nothing has changed then.
+        Returns the names of the units. Raises ValueError for a pattern that matches none, where nothing would be left
+        to prune, and while attached; nothing has changed then.
         """
-        parameters = named_parameters(model)
-        for name, alive in self.masks.items():
-            if name not in parameters or parameters[name].shape != alive.shape:
-                raise ValueError(f"The model given has no {name} of shape {tuple(alive.shape)}, which is masked here.")
-        for name, alive in self._spread(self.alive.items(), parameters).items():
-            mask.silence(parameters[name], alive.to(parameters[name].device))
+        self._refuse_attached()
+        dropped = self.units_of(layers)
+        self._without(dropped)
+        return dropped
 
-    @property
-    def density(self) -> float:
-        """Alive over prunable weights, counted from the topology, whole on every rank."""
-        sizes = {u.name: sum(self.weights[part.name].numel() for part in u.parts) for u in self.units.values()}
-        alive = sum(int(self.alive[name].sum()) * sizes[name] // unit.size for name, unit in self.units.items())
-        return alive / sum(sizes.values())
+    def rebind(self, model: nn.Module) -> Rebound:
+        """Go on with a model whose layers were replaced, or with a copy; says what it did (`print` it).
+
+        A parameter of the same name and shape takes the place of the old one and is masked as that was. A unit that
+        lacks one (a classifier for other classes, a patch embedding of another size) is let go, and dense from now on.
+        Build a new optimizer then, and call `svite.narrow` again where it was in use.
+
+        Raises ValueError for a model that shares no unit, and while attached; nothing has changed then.
+        """
+        self._refuse_attached()
+        parameters = named_parameters(model)
+        dropped = self.misfits(parameters)
+        self._without(dropped)
+        replaced = self.take(parameters)
+        self.scorer = Scorer(self.units, self.weights, self.seed)
+        if self.waits and model is not self.model:
+            self._laying.remove()
+            self.model = model
+            self._lay_before_forward()
+        self.model = model
+        return Rebound(tuple(replaced), tuple(dropped))
+
+    def _without(self, dropped: Sequence[str]) -> None:
+        if dropped:
+            self.let_go(dropped)
+            self.history.forget(dropped)
+            self.scorer = Scorer(self.units, self.weights, self.seed)
+
+    # What happened, and going on later
 
     @property
     def itop(self) -> float:
@@ -261,35 +314,31 @@ class Sparsifier:
 
         It is the same whether weights are sharded or not, on however many ranks; where they are, all have to ask.
         """
+        if self.attachment:
+            self.attachment.end_step()
         return {
             "step": self.step,
             "pending": self._pending,
-            "shapes": self._shapes,
+            "shapes": {name: [*unit.shape, unit.arenas, unit.members] for name, unit in self.units.items()},
+            "plan": plan(self.contests),
             "alive": {name: mask.pack(alive) for name, alive in self.alive.items()},
             "history": self.history.state_dict(),
             "scores": self.scorer.state_dict(),
         }
 
-    @property
-    def _shapes(self) -> dict[str, list[int]]:
-        return {name: [*unit.shape, unit.arenas, unit.members] for name, unit in self.units.items()}
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken; dead weights of the model become zero.
 
-        Raises ValueError naming the units that differ; nothing has changed then.
+        Raises ValueError for a state of another model or method and for a damaged one; nothing has changed then.
         """
         self.restore(state)
-        self._mask_weights()
+        self.mask_weights()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """As `load_state_dict`, but for the weights, which the same checkpoint brings along, sooner or later."""
-        shapes = self._shapes
-        different = sorted(n for n in {*shapes, *state["shapes"]} if shapes.get(n) != state["shapes"].get(n))
-        if different:
-            raise ValueError(f"The saved topology is of another model: {', '.join(different)} differ.")
+        refuse_other(self.state_dict(), state)
         self.step, self._pending = state["step"], state["pending"]
         self.history.load_state_dict(state["history"])
         self.scorer.load_state_dict(state["scores"])
         alive = {name: mask.unpack(bits, tuple(self.alive[name].shape)) for name, bits in state["alive"].items()}
-        self._hold({name: members.to(self.alive[name].device) for name, members in alive.items()})
+        self.hold({name: members.to(self.alive[name].device) for name, members in alive.items()})

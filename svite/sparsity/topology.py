@@ -1,6 +1,7 @@
 """Which members live: every pool by its rule, from scores, exactly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,21 +25,28 @@ def first(contests: Contests, scorer: Scorer) -> Topology:
     return alive
 
 
-def selected(contests: Contests, scorer: Scorer, alive: Mapping[str, Tensor], step: int) -> Topology:
+def selected(
+    contests: Contests, scorer: Scorer, alive: Mapping[str, Tensor], step: int, resting: Collection[str] = ()
+) -> Topology:
     """The topology from `step` on. While training goes on, nobody takes a unit's last member away.
+
+    Units that rest keep their members; the others of their pool compete at the same density.
 
     Raises ValueError where a score lacks the gradients that it looks at.
     """
-    scorer.require_gradients(tuple(dict.fromkeys(score for _, rule in contests for score in rule.scores)))
-    chosen: Topology = {}
-    for pool, rule in contests:
+    scorer.require_gradients(tuple(dict.fromkeys(score for _, rule in contests for score in rule.scores)), resting)
+    chosen: Topology = {name: alive[name] for name in resting}
+    for whole, rule in contests:
+        pool = replace(whole, units=tuple(unit for unit in whole.units if unit.name not in resting))
+        if not pool.units:
+            continue
         names = [unit.name for unit in pool.units]
         scores = [torch.cat([scorer.averaged(score, name, step) for name in names], dim=1) for score in rule.scores]
         before = torch.cat([alive[name] for name in names], dim=1)
         if step and len(pool.units) > 1 and not pool.may_empty:
             scores[0] = _shielded(scores[0], before, pool)
         chosen |= _split(pool, rule.select(pool, before, scores, step))
-    return chosen
+    return {unit.name: chosen[unit.name] for pool, _ in contests for unit in pool.units}
 
 
 def refuse_empty(contests: Contests, alive: Mapping[str, Tensor]) -> None:

@@ -42,7 +42,7 @@ def lay(units: list[Unit], weights: Mapping[str, Tensor], masks: Mapping[str, Te
 class BeforeForward:
     """The hook on a model's forward pass, before that of FSDP2, which gathers what is laid here.
 
-    A copy of the model, an EMA say, takes no part in its training.
+    A copy of the model, an EMA say, takes no part in its training, unless the sparsifier was copied with it.
     """
 
     def __init__(self, sparsifier: "Sparsifier | None" = None) -> None:

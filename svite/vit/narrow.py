@@ -48,6 +48,7 @@ def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
             unit = f"{plain_name(name)}.{what}"
             if isinstance(module, kind) and unit in sparsifier.units and _is_plain(module):
                 enter = _Enter(sparsifier, unit, view)
+                sparsifier.followers.append(enter)
                 handles += [
                     module.register_forward_pre_hook(enter),
                     module.register_forward_hook(_leave, always_call=True),
@@ -83,7 +84,7 @@ class _Enter:
         return self._index
 
     def __reduce__(self) -> tuple:
-        return _Enter, ()  # a copy of the model has another life than its original
+        return _Enter, (None, self.unit, self.view)  # a copy of the model alone has another life than its original
 
 
 def _leave(module: nn.Module, *_: Any) -> None:

@@ -64,7 +64,10 @@ def masks_of(sparsifier: Masked, tensors: Mapping[str, Tensor]) -> dict[str, Boo
     masks = {}
     for name, mask in sparsifier.masks.items():
         if name not in tensors or tensors[name].shape != mask.shape:
-            raise ValueError(f"The model has no {name} of shape {tuple(mask.shape)}, which the sparsifier masks.")
+            raise ValueError(
+                f"The model has no {name} of shape {tuple(mask.shape)}, which the sparsifier masks; where it was "
+                "replaced, call `sparsifier.rebind(model)` first."
+            )
         masks[name] = mask.to(tensors[name].device)
         if tensors[name][~masks[name]].any():
             raise ValueError(f"Dead weights of {name} are not zero; call `sparsifier.apply(model)` first.")

@@ -1,0 +1,127 @@
+"""Who lives among a model's weights: units and their members, masks over weights, and following where these go."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from svite.sparsity import mask
+from svite.sparsity.layers import matching, named_parameters
+from svite.sparsity.pool import Pool
+from svite.sparsity.rule import DropGrow, Rule
+from svite.sparsity.sharded import is_sharded, shard_like
+
+Contests = Sequence[tuple[Pool, Rule]]
+
+
+@dataclass(frozen=True)
+class Rebound:
+    """Weights that were replaced by others of their shape, and units that had none: these are pruned no more."""
+
+    masked: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"masked again: {', '.join(self.masked) or 'none'}; pruned no more: {', '.join(self.dropped) or 'none'}"
+
+
+class Living:
+    """Masks beside a model, under its own parameter names."""
+
+    def __init__(self, model: nn.Module, contests: Contests) -> None:
+        self.model = model
+        self._arrange(contests)
+        parameters = named_parameters(model)
+        self.weights = {part.name: parameters[part.name] for unit in self.units.values() for part in unit.parts}
+
+    def _arrange(self, contests: Contests) -> None:
+        self.contests = tuple(contests)
+        self.pools, self.rules = tuple(pool for pool, _ in contests), tuple(rule for _, rule in contests)
+        self.units = {unit.name: unit for pool in self.pools for unit in pool.units}
+        growing = [pool for pool, rule in contests if isinstance(rule, DropGrow)]
+        # Units whose dead heads or neurons may be born, and wait for it with random incoming weights.
+        self.waits = [unit for pool in growing for unit in pool.units if unit.is_structure]
+
+    def hold(self, alive: Mapping[str, Bool[Tensor, "_arena _member"]]) -> None:
+        """Let these live, from now on; weights change at the next `mask_weights`."""
+        self.alive = mask.Packed(alive) if is_sharded(self.weights.values()) else dict(alive)
+        self.masks = self.spread(alive.items(), self.weights)
+
+    def spread(self, topology: Iterable[tuple[str, Tensor]], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each unit's members over the elements of its weights, sharded as these are."""
+        return {
+            part.name: shard_like(part.cut.spread(members, weights[part.name].shape), weights[part.name])
+            for unit, members in topology
+            for part in self.units[unit].parts
+        }
+
+    def mask_weights(self) -> None:
+        """Make dead weights exactly zero."""
+        for name, weight in self.weights.items():
+            mask.silence(weight, self.masks[name])
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Zero the dead weights of another copy of the model, an EMA say.
+
+        Raises ValueError naming a weight that the copy lacks or holds in another shape; nothing has changed then.
+        """
+        parameters = named_parameters(model)
+        for name, alive in self.masks.items():
+            if name not in parameters or parameters[name].shape != alive.shape:
+                raise ValueError(
+                    f"The model given has no {name} of shape {tuple(alive.shape)}, which is masked here; "
+                    "`sparsifier.rebind(model)` lets go of what was replaced."
+                )
+        for name, alive in self.spread(self.alive.items(), parameters).items():
+            mask.silence(parameters[name], alive.to(parameters[name].device))
+
+    @property
+    def density(self) -> float:
+        """Alive over prunable weights, counted from the topology, whole on every rank."""
+        sizes = {u.name: sum(self.weights[part.name].numel() for part in u.parts) for u in self.units.values()}
+        alive = sum(int(self.alive[name].sum()) * sizes[name] // unit.size for name, unit in self.units.items())
+        return alive / sum(sizes.values())
+
+    # Where layers are replaced
+
+    def units_of(self, layers: Collection[str]) -> list[str]:
+        """The units whose own name or whose layer's matches a pattern: "head", "blocks.*.attn", "blocks.0.mlp.neurons".
+
+        Raises ValueError for a pattern that matches none.
+        """
+        owners = [(name, unit) for unit in self.units for name in (unit, unit.rpartition(".")[0])]
+        matched = set(matching([name for name, _ in owners], tuple(layers)))
+        return list(dict.fromkeys(unit for name, unit in owners if name in matched))
+
+    def misfits(self, parameters: Mapping[str, Tensor]) -> list[str]:
+        """The units with a weight of which `parameters` has none, or one of another shape."""
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        return [
+            unit.name
+            for unit in self.units.values()
+            if any(shapes.get(part.name) != self.weights[part.name].shape for part in unit.parts)
+        ]
+
+    def let_go(self, dropped: Collection[str]) -> None:
+        """Prune the other units only. Raises ValueError where there are none; nothing has changed then."""
+        smaller = [
+            (replace(pool, units=tuple(unit for unit in pool.units if unit.name not in dropped)), rule)
+            for pool, rule in self.contests
+        ]
+        if not any(pool.units for pool, _ in smaller):
+            raise ValueError(f"Nothing would be left to prune without {', '.join(dropped)}.")
+        alive = {name: members for name, members in self.alive.items() if name not in dropped}
+        self._arrange([(pool, rule) for pool, rule in smaller if pool.units])
+        self.weights = {part.name: self.weights[part.name] for unit in self.units.values() for part in unit.parts}
+        self.hold(alive)
+
+    def take(self, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+        """Mask these parameters in place of those of the same name; the names of those that are others."""
+        replaced = [name for name, weight in self.weights.items() if weight is not parameters[name]]
+        self.weights = {name: parameters[name] for name in self.weights}
+        self.hold(self.alive)
+        self.mask_weights()
+        return replaced

@@ -1,0 +1,51 @@
+"""Whose weights they are: those that a sparsifier masks have to be the model's, and have to be trained or frozen."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from svite.sparsity.cut import Unit
+from svite.sparsity.layers import named_parameters
+from svite.sparsity.optimizers import trained_by
+from svite.sparsity.sharded import is_sharded
+
+
+def frozen(units: Iterable[Unit], weights: Mapping[str, Tensor]) -> frozenset[str]:
+    """The units with a weight that asks for no gradient."""
+    return frozenset(unit.name for unit in units if not all(weights[p.name].requires_grad for p in unit.parts))
+
+
+def refuse_strangers(weights: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """ValueError names the weights that are not the model's any more, or that ask for gradients and train nowhere."""
+    present = named_parameters(model)
+    replaced = [name for name, weight in weights.items() if present.get(name) is not weight]
+    if replaced:
+        raise ValueError(_of_replaced(replaced, weights, present))
+    trained = {id(parameter) for optimizer in optimizers for parameter in trained_by(optimizer)}
+    missing = [name for name, weight in weights.items() if weight.requires_grad and id(weight) not in trained]
+    if missing:
+        raise ValueError(
+            f"The optimizer does not train {listed(missing)}, which the sparsifier prunes; build it after the "
+            "sparsifier with all of the model's parameters, pass the optimizers of a step together, or freeze what is "
+            "to rest (`requires_grad_(False)`)."
+        )
+
+
+def _of_replaced(replaced: list[str], weights: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> str:
+    if is_sharded(present.values()) and not is_sharded(weights.values()):
+        return f"`fully_shard` has replaced {replaced[0]}; build the sparsifier after it."
+    return (
+        f"The model's {listed(replaced)} was replaced since the sparsifier was built (by `reset_classifier` or "
+        "`load_state_dict(assign=True)`, say), so its masks hold no longer; call `sparsifier.rebind(model)`."
+    )
+
+
+def listed(names: Collection[str]) -> str:
+    """The first of some names, and how many more there are.
+
+    >>> listed(["head.weight", "fc.weight", "stem.weight"])
+    'head.weight (and 2 more)'
+    """
+    first, *others = names
+    return f"{first} (and {len(others)} more)" if others else first
