@@ -24,9 +24,8 @@ def plain_name(name: str) -> str:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside of DDP and torch.compile."""
-    while inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None):
-        model = inner
-    return model
+    inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+    return model if inner is None else unwrapped(inner)
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from svite.sparsity.cut import Unit
-from svite.sparsity.layers import named_parameters
+from svite.sparsity.layers import named_parameters, unwrapped
 from svite.sparsity.optimizers import trained_by
 from svite.sparsity.sharded import is_sharded
 
@@ -18,10 +18,12 @@ def frozen(units: Iterable[Unit], weights: Mapping[str, Tensor]) -> frozenset[st
 
 def refuse_strangers(weights: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     """ValueError names the weights that are not the model's any more, or that ask for gradients and train nowhere."""
-    present = named_parameters(model)
-    replaced = [name for name, weight in weights.items() if present.get(name) is not weight]
-    if replaced:
-        raise ValueError(_of_replaced(replaced, weights, present))
+    inner = unwrapped(model)
+    if not all(_holds(inner, name, weight) for name, weight in weights.items()):
+        present = named_parameters(model)
+        replaced = [name for name, weight in weights.items() if present.get(name) is not weight]
+        if replaced:
+            raise ValueError(_of_replaced(replaced, weights, present))
     trained = {id(parameter) for optimizer in optimizers for parameter in trained_by(optimizer)}
     missing = [name for name, weight in weights.items() if weight.requires_grad and id(weight) not in trained]
     if missing:
@@ -30,6 +32,15 @@ def refuse_strangers(weights: Mapping[str, Tensor], model: nn.Module, optimizers
             "sparsifier with all of the model's parameters, pass the optimizers of a step together, or freeze what is "
             "to rest (`requires_grad_(False)`)."
         )
+
+
+def _holds(model: nn.Module, name: str, weight: Tensor) -> bool:
+    """Whether a weight lies where its name says, as it does in all but odd cases: a look at every step costs little."""
+    *path, last = name.split(".")
+    module: nn.Module | None = model
+    for part in path:
+        module = module and module._modules.get(part)
+    return module is not None and module._parameters.get(last) is weight and not hasattr(weight, "_fsdp_flattened")
 
 
 def _of_replaced(replaced: list[str], weights: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> str:
