@@ -1,17 +1,22 @@
-"""Who lives among a model's weights: units and their members, masks over weights, and following where these go."""
+"""Who lives among a model's weights, and ever lived: units and their members, masks, and following where weights go."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
 from svite.sparsity import mask
+from svite.sparsity.history import History, Update
 from svite.sparsity.layers import matching, named_parameters
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.sharded import is_sharded, shard_like
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Contests = Sequence[tuple[Pool, Rule]]
 
@@ -35,6 +40,12 @@ class Living:
         self._arrange(contests)
         parameters = named_parameters(model)
         self.weights = {part.name: parameters[part.name] for unit in self.units.values() for part in unit.parts}
+
+    def begin(self, alive: Mapping[str, Bool[Tensor, "_arena _member"]]) -> None:
+        """Start with these alive."""
+        self.history = History(alive)
+        self.hold(alive)
+        self.mask_weights()
 
     def _arrange(self, contests: Contests) -> None:
         self.contests = tuple(contests)
@@ -85,18 +96,56 @@ class Living:
         alive = sum(int(self.alive[name].sum()) * sizes[name] // unit.size for name, unit in self.units.items())
         return alive / sum(sizes.values())
 
+    @property
+    def itop(self) -> float:
+        """The share of members that ever lived."""
+        return self.history.itop
+
+    @property
+    def updates(self) -> list[Update]:
+        """Every change of topology so far."""
+        return self.history.updates
+
+    def summary(self) -> "pd.DataFrame":
+        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""
+        return self.history.table(self.pools, self.alive)
+
     # Where layers are replaced
 
-    def units_of(self, layers: Collection[str]) -> list[str]:
-        """The units whose own name or whose layer's matches a pattern: "head", "blocks.*.attn", "blocks.0.mlp.neurons".
+    def drop(self, *layers: str) -> list[str]:
+        """Let go of the layers whose names match: their weights stay as they are, and train dense from now on.
 
-        Raises ValueError for a pattern that matches none.
+        A name is a unit's or its layer's: "head", "blocks.*.attn", "blocks.0.mlp.neurons". Returns the names of the
+        units.
+
+        Raises ValueError for a pattern that matches none, where nothing would be left to prune, and while attached;
+        nothing has changed then.
         """
         owners = [(name, unit) for unit in self.units for name in (unit, unit.rpartition(".")[0])]
-        matched = set(matching([name for name, _ in owners], tuple(layers)))
-        return list(dict.fromkeys(unit for name, unit in owners if name in matched))
+        matched = set(matching([name for name, _ in owners], layers))
+        dropped = list(dict.fromkeys(unit for name, unit in owners if name in matched))
+        self._let_go(dropped)
+        return dropped
 
-    def misfits(self, parameters: Mapping[str, Tensor]) -> list[str]:
+    def rebind(self, model: nn.Module) -> Rebound:
+        """Go on with a model whose layers were replaced, or with a copy; says what it did (`print` it).
+
+        A parameter of the same name and shape takes the place of the old one and is masked as that was. A unit that
+        lacks one (a classifier for other classes, a patch embedding of another size) is let go, and dense from now on.
+        Build a new optimizer then, and call `svite.narrow` again where it was in use.
+
+        Raises ValueError for a model that shares no unit, and while attached; nothing has changed then.
+        """
+        parameters = named_parameters(model)
+        dropped = self._misfits(parameters)
+        self._let_go(dropped)
+        replaced = [name for name, weight in self.weights.items() if weight is not parameters[name]]
+        self.model, self.weights = model, {name: parameters[name] for name in self.weights}
+        self.hold(self.alive)
+        self.mask_weights()
+        return Rebound(tuple(replaced), tuple(dropped))
+
+    def _misfits(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """The units with a weight of which `parameters` has none, or one of another shape."""
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         return [
@@ -105,8 +154,7 @@ class Living:
             if any(shapes.get(part.name) != self.weights[part.name].shape for part in unit.parts)
         ]
 
-    def let_go(self, dropped: Collection[str]) -> None:
-        """Prune the other units only. Raises ValueError where there are none; nothing has changed then."""
+    def _let_go(self, dropped: Collection[str]) -> None:
         smaller = [
             (replace(pool, units=tuple(unit for unit in pool.units if unit.name not in dropped)), rule)
             for pool, rule in self.contests
@@ -117,11 +165,4 @@ class Living:
         self._arrange([(pool, rule) for pool, rule in smaller if pool.units])
         self.weights = {part.name: self.weights[part.name] for unit in self.units.values() for part in unit.parts}
         self.hold(alive)
-
-    def take(self, parameters: Mapping[str, nn.Parameter]) -> list[str]:
-        """Mask these parameters in place of those of the same name; the names of those that are others."""
-        replaced = [name for name, weight in self.weights.items() if weight is not parameters[name]]
-        self.weights = {name: parameters[name] for name in self.weights}
-        self.hold(self.alive)
-        self.mask_weights()
-        return replaced
+        self.history.forget(dropped)

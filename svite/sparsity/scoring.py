@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from svite.sparsity.cut import Unit
+from svite.sparsity.living import Living
 from svite.sparsity.score import NEEDS_GRADIENT, Evidence, Score
 from svite.sparsity.sharded import dealt, whole
 
@@ -30,8 +30,8 @@ class Scorer:
     out over the ranks.
     """
 
-    def __init__(self, units: Mapping[str, Unit], weights: Mapping[str, Tensor], seed: int) -> None:
-        self.units, self.weights, self.seed = units, weights, seed
+    def __init__(self, living: Living, seed: int) -> None:
+        self.living, self.seed = living, seed
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._batches = 0
 
@@ -39,10 +39,10 @@ class Scorer:
     def now(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
         """The score of a unit's members from its present weights and gradients."""
         values = {}
-        for part in self.units[unit].parts:
-            weight, generator = self.weights[part.name], seeded(self.seed, step, part.name)
+        for part in self.living.units[unit].parts:
+            weight, generator = self.living.weights[part.name], seeded(self.seed, step, part.name)
             values[part.name] = whole(score(Evidence(weight.detach(), weight.grad, generator, part.outgoing)))
-        return self.units[unit].gather(values).abs()
+        return self.living.units[unit].gather(values).abs()
 
     def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
         """The mean over the batches gathered so far, or the present score if not all were gathered of this unit."""
@@ -54,7 +54,7 @@ class Scorer:
         self._batches += 1
         for score in NEEDS_GRADIENT.intersection(scores):
             sums = self._sums.setdefault(score.__name__, {})
-            for unit in self.units:
+            for unit in self.living.units:
                 if unit in resting:
                     sums.pop(unit, None)
                 elif unit in sums or self._batches == 1:
@@ -62,7 +62,7 @@ class Scorer:
                     sums[unit] = sums[unit].add_(value) if unit in sums else value
 
     def _dealt(self, unit: str, members: Float[Tensor, "arena member"]) -> Float[Tensor, "arena member"]:
-        return dealt(members, self.weights[self.units[unit].parts[0].name])
+        return dealt(members, self.living.weights[self.living.units[unit].parts[0].name])
 
     def forget(self) -> None:
         """Start the averages anew."""
@@ -70,15 +70,16 @@ class Scorer:
 
     def gradients_are_finite(self) -> bool:
         """Whether every gradient there is holds finite numbers only."""
-        return all(_finite(w.grad) for w in self.weights.values() if w.grad is not None)
+        return all(_finite(w.grad) for w in self.living.weights.values() if w.grad is not None)
 
     def require_gradients(self, scores: tuple[Score, ...], resting: Collection[str] = ()) -> None:
         """ValueError naming a weight without the finite gradient that one of the scores looks at, of units at work."""
         asking = [score.__name__ for score in scores if score in NEEDS_GRADIENT]
         if not asking:
             return
-        for name in (part.name for unit in self.units.values() if unit.name not in resting for part in unit.parts):
-            weight = self.weights[name]
+        working = [unit for unit in self.living.units.values() if unit.name not in resting]
+        for name in (part.name for unit in working for part in unit.parts):
+            weight = self.living.weights[name]
             if weight.grad is None or not _finite(weight.grad):
                 raise ValueError(
                     f"{name} has no {'' if weight.grad is None else 'finite '}gradient, which the score '{asking[0]}' "
@@ -92,7 +93,7 @@ class Scorer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with saved sums."""
-        device = next(iter(self.weights.values())).device
+        device = next(iter(self.living.weights.values())).device
         self._sums = {
             s: {unit: self._dealt(unit, v.to(device)) for unit, v in sums.items()} for s, sums in state["sums"].items()
         }

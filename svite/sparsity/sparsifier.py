@@ -1,18 +1,17 @@
 """The sparsifier: the only object that knows which weights of a model live, and the only one that changes it."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from svite.sparsity import mask, topology, waiting
 from svite.sparsity.attach import Attachment
-from svite.sparsity.history import History, Update
-from svite.sparsity.layers import named_parameters
 from svite.sparsity.living import Living, Rebound
 from svite.sparsity.optimizers import calm, checked, keep_state, mixes_entries, skipped, tell_of_factored, trained_by
 from svite.sparsity.ownership import frozen, listed, refuse_strangers
@@ -24,9 +23,6 @@ from svite.sparsity.score import NEEDS_GRADIENT
 from svite.sparsity.scoring import Scorer
 from svite.sparsity.sharded import at_rest
 from svite.sparsity.state import plan, refuse_other
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Sparsifier(Living):
@@ -70,23 +66,24 @@ class Sparsifier(Living):
         self.when, self.seed, self.dense_moments = when, seed, dense_moments
         self.step, self.calm_births, self._pending, self._stepped = 0, False, False, True
         self.attachment: Attachment | None = None
-        self._watched: dict[Optimizer, Any] = {}
+        self._watched: dict[Optimizer, RemovableHandle] = {}
+        self._laying: tuple[RemovableHandle, ...] = ()
         self._resting: frozenset[str] = frozenset()
         self.followers: list[waiting.BeforeForward] = []  # hooks of the model that ask this sparsifier
-        self.scorer = Scorer(self.units, self.weights, seed)
+        self.scorer = Scorer(self, seed)
         start = topology.first(self.contests, self.scorer)
         if when(0):
             start = topology.selected(self.contests, self.scorer, start, 0)
         topology.refuse_empty(self.contests, start)
-        self.history = History(start)
-        self.hold(start)
-        self.mask_weights()
+        self.begin(start)
         self._lay_before_forward()
 
     def _lay_before_forward(self) -> None:
+        for handle in self._laying:
+            handle.remove()
         if self.waits:
             self.followers.append(waiting.BeforeForward(self))
-            self._laying = self.model.register_forward_pre_hook(self.followers[-1], prepend=True)
+            self._laying = (self.model.register_forward_pre_hook(self.followers[-1], prepend=True),)
 
     def __deepcopy__(self, memo: dict) -> "Sparsifier":
         copy = memo[id(self)] = object.__new__(type(self))
@@ -252,62 +249,19 @@ class Sparsifier(Living):
         self._pending = False
         self.scorer.forget()
 
-    # Where layers are replaced
-
-    def drop(self, *layers: str) -> list[str]:
-        """Let go of the layers whose names match: their weights stay as they are, and train dense from now on.
-
-        Returns the names of the units. Raises ValueError for a pattern that matches none, where nothing would be left
-        to prune, and while attached; nothing has changed then.
-        """
-        self._refuse_attached()
-        dropped = self.units_of(layers)
-        self._without(dropped)
-        return dropped
-
     def rebind(self, model: nn.Module) -> Rebound:
-        """Go on with a model whose layers were replaced, or with a copy; says what it did (`print` it).
-
-        A parameter of the same name and shape takes the place of the old one and is masked as that was. A unit that
-        lacks one (a classifier for other classes, a patch embedding of another size) is let go, and dense from now on.
-        Build a new optimizer then, and call `svite.narrow` again where it was in use.
-
-        Raises ValueError for a model that shares no unit, and while attached; nothing has changed then.
-        """
-        self._refuse_attached()
-        parameters = named_parameters(model)
-        dropped = self.misfits(parameters)
-        self._without(dropped)
-        replaced = self.take(parameters)
-        self.scorer = Scorer(self.units, self.weights, self.seed)
-        if self.waits and model is not self.model:
-            self._laying.remove()
-            self.model = model
+        other = model is not self.model
+        said = super().rebind(model)
+        if other:
             self._lay_before_forward()
-        self.model = model
-        return Rebound(tuple(replaced), tuple(dropped))
+        return said
 
-    def _without(self, dropped: Sequence[str]) -> None:
-        if dropped:
-            self.let_go(dropped)
-            self.history.forget(dropped)
-            self.scorer = Scorer(self.units, self.weights, self.seed)
+    def _let_go(self, dropped: Collection[str]) -> None:
+        self._refuse_attached()
+        super()._let_go(dropped)
+        self.scorer.forget()
 
-    # What happened, and going on later
-
-    @property
-    def itop(self) -> float:
-        """The share of members that ever lived."""
-        return self.history.itop
-
-    @property
-    def updates(self) -> list[Update]:
-        """Every change of topology so far."""
-        return self.history.updates
-
-    def summary(self) -> "pd.DataFrame":
-        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""
-        return self.history.table(self.pools, self.alive)
+    # Going on later
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values (loads with `weights_only`).
