@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, prune
 import svite
 from svite.store import export
 from svite.vit.cost import macs
+from svite.vit.mode import evaluating
 from svite.vit.opaque import Opaque
 
 BUILD = ("vit_tiny_patch16_224", VIT)
@@ -133,3 +134,24 @@ def test_a_feature_extractor_is_refused_before_the_export(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"^VisionTransformer can't be exported \(AssertionError: Input height \(5\)"):
         svite.export(vit(), tmp_path / "file", IMAGES[:, :, :5])
     assert not list(tmp_path.iterdir())
+
+
+def greedy() -> nn.Module:
+    """A model that asks for a petabyte, for more than one image."""
+    model = vit()
+    forward = model.patch_embed.forward
+    model.patch_embed.forward = lambda x: torch.empty(2**48 if len(x) > 1 else 0) is None or forward(x)
+    return model
+
+
+@pytest.mark.parametrize("name", ["attention_maps", "verify", "deploy", "tokens.kept"])
+def test_too_many_images_are_said_to_be_too_many(name, tmp_path):
+    kept = {"tokens.kept": lambda model, path: svite.tokens.kept(svite.tokens.select(model, 0.5, 0), IMAGES)}
+    sentence = r"^There is too little memory [^\n]*\(torch tried to allocate \d+ \w+\); pass fewer\.$"
+    with pytest.raises(MemoryError, match=sentence):
+        (USES | RUNS | kept)[name](greedy(), tmp_path)
+
+
+def test_other_errors_of_torch_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), evaluating(vit()):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)

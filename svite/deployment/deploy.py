@@ -13,6 +13,7 @@ from svite.deployment.compiled import kernels_are_there
 from svite.sparsity.layers import unwrapped
 from svite.vit.gates import fold, is_gated
 from svite.vit.intermediates import without_intermediates
+from svite.vit.mode import enough_memory
 from svite.vit.opaque import refuse_unreadable
 from svite.vit.surgery_alive import copied
 
@@ -46,6 +47,7 @@ def deploy(
     Raises:
         ValueError: another kind of model, one on another device or of another dtype, one that is deployed already,
             quantized or parametrized; a choice that does not fit; no images.
+        MemoryError: the images are too many for this machine.
     """
     model = unwrapped(model)
     _check(model, images, weights)
@@ -54,11 +56,12 @@ def deploy(
     plain.choice = {f"blocks.{index}": EAGER for index in range(len(plain.blocks))}
     if not kernels_are_there():
         return plain
-    chooser = Chooser(choice, _tokens(plain, images), weights)
-    fast = _rebuilt(copied(plain), chooser)
-    fast.choice = chooser.choice
-    if choice is None and not _pays(fast, plain, images):
-        return plain
+    with enough_memory():
+        chooser = Chooser(choice, _tokens(plain, images), weights)
+        fast = _rebuilt(copied(plain), chooser)
+        fast.choice = chooser.choice
+        if choice is None and not _pays(fast, plain, images):
+            return plain
     return fast
 
 
