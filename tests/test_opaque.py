@@ -95,12 +95,12 @@ UNREADABLE = {
     "torch's masks": (
         masked_by_torch,
         "torch.nn.utils.prune holds the model's masks",
-        {name: use for name, use in USES.items() if name not in ("export", "tokens.select")},
+        {name: use for name, use in USES.items() if name not in ("save", "export", "tokens.select")},
     ),
     "a parametrization": (
         normed,
         rf"{LAYER} has a parametrized weight",
-        {name: use for name, use in USES.items() if name not in ("export", "tokens.select")},
+        {name: use for name, use in USES.items() if name not in ("save", "export", "tokens.select")},
     ),
 }
 CASES = {

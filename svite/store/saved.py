@@ -17,7 +17,7 @@ from svite.store.held import held
 from svite.store.pack import packed, unpacked
 from svite.store.spec import Spec
 from svite.store.tensors import all_tensors, fill
-from svite.vit.opaque import refuse_unreadable
+from svite.vit.opaque import refuse_meta, refuse_opaque
 from svite.vit.surgery_alive import Masked, masks_of
 
 
@@ -52,7 +52,8 @@ def save(
     model, note = unwrapped(model), dict(note or {})
     if not is_plain(note):
         raise ValueError(f"The note {note} can't be saved; only plain values can, as JSON holds them.")
-    refuse_unreadable(model, "svite.save")
+    refuse_meta(model, "svite.save")
+    refuse_opaque(model, "svite.save")
     spec = Spec.of(model, *build)
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
