@@ -1,6 +1,11 @@
 """svite: train and prune sparse Vision Transformers."""
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -35,7 +40,6 @@ def __getattr__(name: str) -> Any:
     """Import on first use, so that `import svite` costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'svite' has no attribute '{name}'")
-    import_module("svite._torchvision")
     home = import_module(_HOMES[name])
     value = home if home.__name__ == f"{__name__}.{name}" else getattr(home, name)
     globals()[name] = value
@@ -44,3 +48,24 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _BeforeTorchvision:
+    """Finds torchvision where Python does, and lets `svite._torchvision` mend it before it runs, whoever imports it."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Nothing for any other module; looking for torchvision loads nothing yet."""
+        spec = PathFinder.find_spec(name) if name == "torchvision" else None
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = partial(_mended, spec.loader.exec_module)
+        return spec
+
+
+def _mended(load: Callable[[ModuleType], None], module: ModuleType) -> None:
+    import_module("svite._torchvision")
+    load(module)
+
+
+if "torchvision" not in sys.modules:  # else it fits
+    sys.meta_path.insert(0, _BeforeTorchvision)

@@ -1,7 +1,8 @@
 """Let timm import next to a torchvision whose compiled operators do not fit this torch.
 
 A torchvision built for CUDA beside a CPU-only torch fails at import with "operator torchvision::nms does not exist".
-The project needs its transforms and datasets only, so declaring the two missing schemas is enough.
+The project needs its transforms and datasets only, so declaring the two missing schemas is enough. It has to happen
+before torchvision runs, so `import svite` puts a finder before Python's that imports this module then, and not earlier.
 """
 
 from importlib.util import find_spec

@@ -25,7 +25,8 @@ ADDRESS = "SVITE_WARM"  # the environment variable that tells a stage where to a
 MESSAGE = 2**20  # bytes, at most
 IMPORTED = (
     *("accelerate", "IPython", "ipykernel.ipkernel", "matplotlib.pyplot", "pandas", "pydantic"),
-    *("svite._torchvision", "timm.data", "timm.optim", "timm.scheduler", "timm.task.distillation"),
+    *("timm.data", "timm.optim", "timm.scheduler", "timm.task.distillation"),
+    *("torch.nn.utils.prune", "torch.utils.flop_counter"),
 )
 
 

@@ -8,4 +8,4 @@ from jaxtyping import install_import_hook
 
 install_import_hook("svite", "typechecker.check")  # before anything of svite is imported
 
-import svite._torchvision  # noqa: E402, F401  (before timm)
+import svite  # noqa: E402, F401  (before timm)

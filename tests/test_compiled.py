@@ -18,7 +18,7 @@ ARM = "aarch64-linux-gnu-g++"
 pytestmark = pytest.mark.xdist_group("deploy")
 PROGRAM = """
 import sys, threading, warnings
-import svite._torchvision, timm, torch
+import svite, timm, torch
 from svite.deployment import compiled
 from svite.deployment.deploy import deploy
 if len(sys.argv) > 1:
@@ -165,7 +165,7 @@ def test_kernels_run_on_as_many_threads_as_torch(tmp_path, compiler, threads):
 
 
 BY_TORCH = """
-import svite._torchvision, timm, torch
+import svite, timm, torch
 from svite.deployment.deploy import deploy
 small = {"img_size": 12, "patch_size": 4, "in_chans": 1, "embed_dim": 16, "depth": 1, "num_heads": 2}
 model, images = timm.create_model("vit_tiny_patch16_224", **small).eval(), torch.randn(2, 1, 12, 12)
@@ -181,7 +181,7 @@ def test_torch_may_compile_a_model_before_and_after(tmp_path, compiler):
 
 UNPICKLED = """
 import sys
-import svite._torchvision, torch
+import svite, torch
 model, images, expected = torch.load(sys.argv[1], weights_only=False)
 print(torch.equal(model(images), expected))
 """

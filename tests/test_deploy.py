@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.layers.activations import GELU
+from timm.models._features import FeatureGetterNet
 from timm.models.vision_transformer import ParallelScalingBlock
 from tiny import vit
 from tiny_cuts import VARIANTS, everything_cut, model_of
@@ -378,7 +379,7 @@ def pruned_by_torch() -> nn.Module:
 REFUSED = {
     "another kind of model": (lambda: nn.Sequential(nn.Linear(2, 2)), {}, "Sequential is not timm's VisionTransformer"),
     "another dtype": (lambda: model_of().double(), {}, r"is torch\.float64 on cpu; deploy takes float32 on the CPU"),
-    "another device": (lambda: model_of().to("meta"), {}, r"is torch\.float32 on meta; deploy takes"),
+    "no values": (lambda: model_of().to("meta"), {}, r"is on the meta device and has no values"),
     "a dtype for weights": (model_of, {"weights": torch.float16}, "as float32 or bfloat16, not as"),
     "one that is deployed": (deployed, {}, "The model is deployed already; deploy the one that it was made of"),
     "masks of torch's": (pruned_by_torch, {}, "holds the model's masks; make them permanent with its `remove`"),
@@ -439,3 +440,14 @@ def test_advice_has_a_line_for_each_shape_and_a_gain():
 def test_advice_that_makes_no_sense_is_refused(make, batch, message):
     with pytest.raises(ValueError, match=message):
         svite.advise(make(), batch)
+
+
+@pytest.mark.parametrize("selecting", [False, True])
+def test_a_deployed_model_has_no_feature_maps(selecting):
+    model = vit(depth=2)
+    fast = deploy(tokens.select(model, 0.5, 1) if selecting else model, images(), choice=choice_of(model, RANDOM))
+    runs = len(fast.blocks)
+    for refused in (fast.forward_intermediates, fast.get_intermediate_layers, FeatureGetterNet):
+        with pytest.raises(RuntimeError, match=r"^A deployed model has no outputs of single blocks"):
+            refused(fast if refused is FeatureGetterNet else images())
+    assert len(fast.blocks) == runs

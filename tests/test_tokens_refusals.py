@@ -1,13 +1,21 @@
 """Selections that can't be made, or can't be run, are refused in one sentence and change nothing."""
 
+import copy
+import pickle
+
 import pytest
 import timm
 import torch
-from tiny import batch, vit
+from timm.models._features import FeatureGetterNet
+from tiny import VIT, batch, vit
 from tiny_tokens import lengths, selected, variant
 
+import svite
 from svite import tokens
+from svite.sparsity.layers import unwrapped
+from svite.vit.attention import attention_maps
 from svite.vit.parts import Zero
+from svite.vit.shrink import shrink
 
 REFUSED = {
     "keep nothing": ({"keep": 0.0}, r"keep is 0\.0"),
@@ -64,9 +72,43 @@ def test_a_block_without_attention_is_refused_by_attentive_before_and_after_but_
         tokens.select(parallel, 0.5, 0, tokens.Attentive)
 
 
-def test_a_mask_over_tokens_that_are_gone_is_refused():
+@pytest.mark.parametrize("arguments", [{"attn_mask": torch.zeros(10, 10)}, {"is_causal": True}])
+def test_a_mask_over_tokens_that_are_gone_is_refused(arguments):
     with pytest.raises(ValueError, match="takes no attention mask"):
-        selected()(batch(0)[0], attn_mask=torch.zeros(10, 10))
+        selected()(batch(0)[0], **arguments)
+
+
+COPIES = {
+    "itself": lambda model, path: model,
+    "deep copy": lambda model, path: copy.deepcopy(model),
+    "pickle": lambda model, path: pickle.loads(pickle.dumps(model)),
+    "shrunk": lambda model, path: shrink(model),
+    "saved": lambda model, path: svite.save(model, path, build=BUILD) or svite.load(path)[0],
+    "compiled": lambda model, path: torch.compile(model, backend="eager"),
+}
+BUILD = ("vit_tiny_patch16_224", VIT | {"depth": 2})
+MAPS = {
+    "forward_intermediates": lambda model, images: model.forward_intermediates(images, output_fmt="NLC"),
+    "get_intermediate_layers": lambda model, images: model.get_intermediate_layers(images, 1, reshape=True),
+    "feature getter": lambda model, images: FeatureGetterNet(model, (0, 1)),
+    "feature getter of all": lambda model, images: FeatureGetterNet(model, (0, 1), prune=False)(images),
+}
+
+
+@pytest.mark.parametrize("made", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
+def test_feature_maps_with_patches_missing_are_refused_and_copies_refuse_too(made, maps, tmp_path):
+    model = made(tokens.select(variant("class token", depth=2), 1 / 3, 1).eval(), tmp_path / "model.safetensors")
+    blocks = len(model.blocks)
+    with pytest.raises(RuntimeError, match=r"^A model that removes tokens has no feature maps, "):
+        maps(model, batch(0)[0])
+    assert len(model.blocks) == blocks, "a wrapper that is refused has cut nothing off"
+    assert unwrapped(model)(batch(0)[0]).shape == (8, 5)
+
+
+def test_attention_maps_of_patches_that_differ_from_image_to_image_are_refused():
+    with pytest.raises(ValueError, match="a mean over images would mix patches"):
+        attention_maps(selected(), batch(0)[0])
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((1.5,), "progress is 1.5"), ((0.5, 1.0, 0.0), "must stay above")])

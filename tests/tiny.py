@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-import svite._torchvision  # noqa: F401  (before timm)
+import svite  # noqa: F401  (before timm)
 
 # isort: split
 import timm.optim

@@ -1,13 +1,13 @@
 """A timm model in Hugging Face's Trainer: accumulation, clipping, checkpoints."""
 
+import svite
+
 import timm
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 from transformers import Trainer, TrainingArguments
-
-import svite
 
 
 class Classifier(nn.Module):

@@ -1,13 +1,13 @@
 """A Lightning module: automatic optimization, any precision, accumulation, clipping, an EMA, checkpoints."""
 
+import svite
+
 import lightning
 import timm
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
-
-import svite
 
 
 class Classifier(lightning.LightningModule):

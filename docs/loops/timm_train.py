@@ -1,5 +1,7 @@
 """The calls of timm's train.py in its order: mixed precision, accumulation, clipping, an EMA, checkpoints."""
 
+import svite
+
 import timm
 import torch
 from timm.data import Mixup, create_loader
@@ -9,8 +11,6 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import CheckpointSaver, ModelEmaV3, NativeScaler, random_seed
 from torchvision.datasets import FakeData
-
-import svite
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

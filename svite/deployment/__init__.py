@@ -1,3 +1,1 @@
 """What was pruned runs faster on an ordinary CPU: sparse kernels, chosen by measurement, layer by layer."""
-
-import svite._torchvision  # noqa: F401  (before timm)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from svite.deployment.compiled import kernels_are_there
 from svite.deployment.weights import Weights, ops
+from svite.vit.opaque import Opaque
 from svite.vit.parts import Select, Zero
 
 Rows = Float[Tensor, "image token feature"]
@@ -181,7 +182,7 @@ def branches(name: str, block: Block, make: Making) -> list[nn.Module]:
     return made
 
 
-class Run(nn.Module):
+class Run(Opaque):
     """Blocks one after the other in the layout of the kernels; tokens change layout at both ends.
 
     Images go through few at a time, so that activations stay in the cache.

@@ -6,13 +6,15 @@ import torch
 from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.utils import prune
 
 from svite.deployment.blocks import Run, images_at_once, unsupported
 from svite.deployment.choose import EAGER, Chooser, clocked
 from svite.deployment.compiled import kernels_are_there
 from svite.sparsity.layers import unwrapped
 from svite.vit.gates import fold, is_gated
+from svite.vit.intermediates import without_intermediates
+from svite.vit.mode import enough_memory
+from svite.vit.opaque import refuse_unreadable
 from svite.vit.surgery_alive import copied
 
 ROUNDS, PLAINLY = 5, 0.9
@@ -43,20 +45,23 @@ def deploy(
         weights: torch.bfloat16 stores the values of CSR layers in half of the space (outputs equal to about 1e-2).
 
     Raises:
-        ValueError: another kind of model, one on another device or of another dtype, one that is deployed already; a
-            choice that does not fit; no images.
+        ValueError: another kind of model, one on another device or of another dtype, one that is deployed already,
+            quantized or parametrized; a choice that does not fit; no images.
+        MemoryError: the images are too many for this machine.
     """
     model = unwrapped(model)
     _check(model, images, weights)
+    images = images.detach().to("cpu", torch.float32)
     plain = copied(fold(model) if is_gated(model) else model).eval().requires_grad_(False)
     plain.choice = {f"blocks.{index}": EAGER for index in range(len(plain.blocks))}
     if not kernels_are_there():
         return plain
-    chooser = Chooser(choice, _tokens(plain, images), weights)
-    fast = _rebuilt(copied(plain), chooser)
-    fast.choice = chooser.choice
-    if choice is None and not _pays(fast, plain, images):
-        return plain
+    with enough_memory():
+        chooser = Chooser(choice, _tokens(plain, images), weights)
+        fast = _rebuilt(copied(plain), chooser)
+        fast.choice = chooser.choice
+        if choice is None and not _pays(fast, plain, images):
+            return plain
     return fast
 
 
@@ -65,8 +70,7 @@ def _check(model: nn.Module, images: Tensor, weights: torch.dtype) -> None:
         raise ValueError(f"{type(model).__name__} is not timm's VisionTransformer, so it can't be deployed.")
     if any(isinstance(block, Run) for block in model.blocks):
         raise ValueError("The model is deployed already; deploy the one that it was made of.")
-    if prune.is_pruned(model):
-        raise ValueError("torch.nn.utils.prune holds the model's masks; make them permanent with its `remove` before.")
+    refuse_unreadable(model, "svite.deploy")
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             raise ValueError(f"{name} is {parameter.dtype} on {parameter.device}; deploy takes float32 on the CPU.")
@@ -100,12 +104,8 @@ def _rebuilt(model: nn.Module, chooser: Chooser) -> nn.Module:
     runs = [Run(part, chooser.made) if isinstance(part, dict) else part for part in parts]
     chooser.refuse_the_rest()
     model.blocks = nn.Sequential(*runs).eval()
-    model.forward_intermediates = _no_intermediates
+    without_intermediates(model, "A deployed model has no outputs of single blocks; use the model that it was made of.")
     return model
-
-
-def _no_intermediates(*_: object, **__: object) -> None:
-    raise RuntimeError("A deployed model has no outputs of single blocks; use the model that it was made of.")
 
 
 def _pays(fast: nn.Module, plain: nn.Module, images: Tensor) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from svite.sparsity.layers import unwrapped
 from svite.store.files import whole
-from svite.vit.mode import evaluating
+from svite.vit.mode import device_of, evaluating
+from svite.vit.opaque import refuse_meta, refuse_opaque
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -35,12 +36,15 @@ def export(
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
-        ValueError: no images; another dtype; the model can't be traced with a free batch size or has no ONNX form; ONNX
-            Runtime's logits differ by more than the tolerance.
+        ValueError: no images, or such as the model can't take; another dtype; what the model gives is no single tensor
+            (a feature extractor's list, say); it can't be traced with a free batch size or has no ONNX form, or is
+            deployed, quantized or without values; ONNX Runtime's logits differ by more than the tolerance.
         OSError: the file can't be written.
     """
     model = unwrapped(model)
     images = _checked(model, images)
+    with evaluating(model):
+        _refuse_no_logits(model, images[:1])
     with evaluating(model), whole(path) as temporary:
         _write(model, temporary, images)
         return _verified(model, temporary, images, tolerance)
@@ -53,10 +57,31 @@ def _checked(model: nn.Module, images: Tensor) -> Tensor:
         raise ImportError(f"svite.export needs {', '.join(missing)}; `pip install svite[onnx]` brings all it needs.")
     if not len(images):
         raise ValueError("There are no images to check the export on; pass at least one.")
+    refuse_meta(model, "svite.export")
+    refuse_opaque(model, "svite.export")
     other = [f"{name} is {p.dtype}" for name, p in model.named_parameters() if p.dtype != torch.float32]
     if other:
         raise ValueError(f"Only float32 models can be exported, and {other[0]}; export `model.float()`.")
-    return images.detach().to(next((p.device for p in model.parameters()), "cpu"), torch.float32)
+    return images.detach().to(device_of(model), torch.float32)
+
+
+@torch.no_grad()
+def _refuse_no_logits(model: nn.Module, image: Tensor) -> None:
+    """ValueError for what would come to light at the end of an export, minutes later."""
+    try:
+        output = model(image)
+    except Exception as error:  # whatever a model may raise
+        raise _cannot(model, error) from error
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"{type(model).__name__} gives a {type(output).__name__} and no tensor of logits, so it can't be exported; "
+            "export the model that classifies."
+        )
+
+
+def _cannot(model: nn.Module, error: BaseException) -> ValueError:
+    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return ValueError(f"{type(model).__name__} can't be exported ({reason}).")
 
 
 def _write(model: nn.Module, path: Path, images: Tensor) -> None:
@@ -74,9 +99,7 @@ def _write(model: nn.Module, path: Path, images: Tensor) -> None:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            cause = error.__cause__ or error
-            reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
-            raise ValueError(f"{type(model).__name__} can't be exported ({reason}).") from error
+            raise _cannot(model, error.__cause__ or error) from error
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # source lines of the machine that exported
     program.save(path, external_data=False)

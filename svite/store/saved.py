@@ -17,6 +17,7 @@ from svite.store.held import held
 from svite.store.pack import packed, unpacked
 from svite.store.spec import Spec
 from svite.store.tensors import all_tensors, fill
+from svite.vit.opaque import refuse_meta, refuse_opaque
 from svite.vit.surgery_alive import Masked, masks_of
 
 
@@ -45,12 +46,14 @@ def save(
     Raises:
         ValueError: the model is not what `build` makes, or has a module, tensor or value that timm did not put there
             and this file has no word for; the masks are not of this model, or their dead weights are not zero; the note
-            is not plain.
+            is not plain; the model is deployed or quantized, or has no values yet.
         OSError: the file can't be written.
     """
     model, note = unwrapped(model), dict(note or {})
     if not is_plain(note):
         raise ValueError(f"The note {note} can't be saved; only plain values can, as JSON holds them.")
+    refuse_meta(model, "svite.save")
+    refuse_opaque(model, "svite.save")
     spec = Spec.of(model, *build)
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -1,6 +1,5 @@
 """Token selection: from a block on only the best patch tokens go on, so that every later layer has less to do."""
 
-import svite._torchvision  # noqa: F401  (before timm)
 from svite.tokens.kept import kept
 from svite.tokens.scorer import Attentive, Learned, anneal
 from svite.tokens.selector import Selector, select

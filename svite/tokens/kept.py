@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from svite.sparsity.layers import unwrapped
 from svite.tokens.selector import Selector
-from svite.vit.mode import evaluating
+from svite.vit.mode import device_of, evaluating, uncompiled
 
 
 @torch.no_grad()
@@ -18,6 +19,7 @@ def kept(
 
     Raises ValueError for a model without selectors.
     """
+    model = unwrapped(model)
     chosen: dict[Selector, list[Tensor]] = {m: [] for m in model.modules() if isinstance(m, Selector)}
     if not chosen:
         raise ValueError(f"{type(model).__name__} has no token selector; svite.tokens.select gives it some.")
@@ -29,12 +31,12 @@ def kept(
         patches = max(patches, scores.shape[1])
         chosen[selector].append(selector.chosen(scores))
 
-    with ExitStack() as hooks, evaluating(model):
+    with ExitStack() as hooks, evaluating(model), uncompiled():
         for selector in chosen:
             hooks.enter_context(selector.register_forward_pre_hook(look))
         for part in images.split(batch):
-            model(part)
-    left = torch.arange(patches, device=images.device).expand(len(images), -1)
+            model(part.to(device_of(model)))
+    left = torch.arange(patches, device=device_of(model)).expand(len(images), -1)
     masks = []
     for positions in chosen.values():
         left = left.gather(1, torch.cat(positions))

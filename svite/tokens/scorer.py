@@ -74,7 +74,8 @@ class Attentive(nn.Module):
 
     It comes from the class token, as in EViT (arXiv 2202.07800), or from all tokens where there is none. Heads that
     change nothing have no say, so that a shrunk model sees what the masked one saw; where there are no others, all
-    tokens are worth the same. Costs one more run of the block's qkv layer, over the tokens that arrive.
+    tokens are worth the same. Costs one more run of the block's qkv layer and one more product of queries and keys,
+    over the tokens that arrive.
 
     Raises ValueError for a block without timm's attention.
     """

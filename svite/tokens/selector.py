@@ -1,8 +1,8 @@
 """Removing tokens before a block.
 
 A selector is a child module of its block, `block.selector`, called by a pre-hook of the block; all else stays timm's.
-Blocks treat tokens alike wherever they lie, so a shorter sequence is exact; timm's `forward_intermediates` still wants
-the whole grid.
+Blocks treat tokens alike wherever they lie, so a shorter sequence is exact; feature maps want the whole grid, and are
+refused.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,13 @@ from torch import Tensor, nn
 from svite.sparsity.mask import count
 from svite.sparsity.sharded import refuse_sharded
 from svite.tokens.scorer import Learned, Scorer
+from svite.vit.intermediates import without_intermediates
+from svite.vit.opaque import refuse_opaque
+
+_NO_MAPS = (
+    "A model that removes tokens has no feature maps, for patches are missing in them; take them of a model without "
+    "selectors, and from svite.tokens.kept which patches are left in this one."
+)
 
 
 def highest(scores: Float[Tensor, "image token"], keep: int) -> Int64[Tensor, "image {keep}"]:
@@ -74,7 +81,7 @@ class Selector(nn.Module):
 
 
 def _selected(block: nn.Module, inputs: tuple, arguments: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    if arguments.get("attn_mask") is not None:
+    if arguments.get("attn_mask") is not None or arguments.get("is_causal"):
         raise ValueError("A model that removes tokens takes no attention mask, which would no longer fit its tokens.")
     tokens, *others = inputs
     return (block.selector(tokens, block), *others), arguments
@@ -87,7 +94,8 @@ def select(
 
     Each selector keeps `keep` of the patch tokens that reach it, to the nearest whole number: three of 0.7 leave 34 %.
     SViTE+ (arXiv 2106.04533) selects once, at=0, and anneals the temperature (`anneal`).
-    Where all tokens are kept the model is bit for bit what it was, and the scores get no gradient.
+    Where all tokens are kept the model is bit for bit what it was, and the scores get no gradient. Feature maps
+    (timm's `forward_intermediates` and all that calls it) are refused from now on, and so are attention masks.
 
     Args:
         model: timm's VisionTransformer, whole or shrunk; changed in place and returned.
@@ -110,6 +118,7 @@ def select(
         block.selector = selector.train(block.training)
         # The handle travels with a pickle, and keeps the process that loads it from giving its number to another hook.
         selector.hook = block.register_forward_pre_hook(_selected, with_kwargs=True)
+    without_intermediates(model, _NO_MAPS)
     return model
 
 
@@ -119,6 +128,7 @@ def _check(model: nn.Module, keep: float, blocks: Sequence[int]) -> None:
             f"{type(model).__name__} is not timm's VisionTransformer; tokens can be removed from no model that cares "
             "where they lie, and before it is wrapped or compiled."
         )
+    refuse_opaque(model, "svite.tokens.select")
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}; it must lie above 0 and at most at 1.")
     depth = len(model.blocks)

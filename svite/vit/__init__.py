@@ -1,3 +1,1 @@
 """The timm Vision Transformer: its parts, what it attends to, what it costs, and how it gets smaller."""
-
-import svite._torchvision  # noqa: F401  (before timm)

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from svite.vit.mode import evaluating
+from svite.sparsity.layers import unwrapped
+from svite.vit.mode import device_of, evaluating, uncompiled
+from svite.vit.opaque import refuse_deployed, refuse_meta
 
 
 def queries_and_keys(
@@ -33,10 +35,20 @@ def attention_maps(
 ) -> list[Float[Tensor, "head token token"]]:
     """Mean attention probabilities over `images`: one (heads, tokens, tokens) tensor a layer, rows summing to one.
 
-    Row q of a map is how token q looks at all tokens, prefix tokens first.
+    Row q of a map is how token q looks at all tokens, prefix tokens first. A layer whose attention was removed as a
+    whole has no map.
 
-    Raises ValueError for a model without timm's `Attention` layers.
+    Raises ValueError for a model without timm's `Attention` layers, one that removes tokens (others in each image, so
+    that a mean would mix patches), and one that is deployed or has no values yet.
     """
+    model = unwrapped(model)
+    refuse_deployed(model, "svite.attention_maps")
+    refuse_meta(model, "svite.attention_maps")
+    if any(hasattr(module, "selector") for module in model.modules()):
+        raise ValueError(
+            "The model removes tokens, others in each image, so a mean over images would mix patches; look at the "
+            "attention of a model without selectors."
+        )
     layers = [module for module in model.modules() if isinstance(module, Attention)]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no timm Attention layer to look at.")
@@ -46,11 +58,11 @@ def attention_maps(
         seen = probabilities(layer, *queries_and_keys(layer, inputs[0])).sum(0)
         sums[layer] = sums[layer] + seen if layer in sums else seen
 
-    with ExitStack() as hooks, evaluating(model), torch.no_grad():
+    with ExitStack() as hooks, evaluating(model), uncompiled(), torch.no_grad():
         for layer in layers:
             hooks.enter_context(layer.register_forward_pre_hook(look))
         for part in images.split(batch):
-            model(part)
+            model(part.to(device_of(model)))
     return [sums[layer] / len(images) for layer in layers]
 
 
@@ -59,8 +71,9 @@ def centre_patch_maps(
 ) -> Float[Tensor, "layer head row column"]:
     """How the patch in the centre looks at all patches: the maps of the SViTE paper's figure 8.
 
-    Raises ValueError for layers with different numbers of heads.
+    Raises ValueError for layers with different numbers of heads, and as `attention_maps` does.
     """
+    model = unwrapped(model)
     height, width = model.patch_embed.grid_size
     prefix = model.num_prefix_tokens
     centre = prefix + (height // 2) * width + width // 2

@@ -3,6 +3,7 @@
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from svite.vit.opaque import refuse_unreadable
 from svite.vit.parts import Select
 from svite.vit.surgery import keep_columns
 from svite.vit.surgery_alive import Masked, copied, living
@@ -22,8 +23,10 @@ def gather_inputs(model: nn.Module, sparsifier: Masked | None = None) -> nn.Modu
         sparsifier: whose masks say what lives; without one, or after `shrink`, what is not zero lives.
 
     Raises:
-        ValueError: a part of the model can't be cut exactly; the masks do not fit the model.
+        ValueError: a part of the model can't be cut exactly; the masks do not fit the model; the model is deployed,
+            quantized or parametrized, or has no values yet.
     """
+    refuse_unreadable(model, "svite.gather_inputs")
     small = copied(model)
     alive = living(small, sparsifier)
     for branch in branches(small):

@@ -3,6 +3,7 @@
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from svite.vit.opaque import refuse_unreadable
 from svite.vit.surgery import fold, hidden, keep
 from svite.vit.surgery_alive import Alive, Masked, copied, living
 from svite.vit.surgery_branches import Branch
@@ -23,8 +24,10 @@ def shrink(model: nn.Module, sparsifier: Masked | None = None, *, branches: bool
 
     Raises:
         ValueError: a part of the model can't be cut exactly; the masks do not fit the model; all heads or all neurons
-            of a block are dead, and `branches` was not asked for.
+            of a block are dead, and `branches` was not asked for; the model is deployed, quantized or parametrized, or
+            has no values yet.
     """
+    refuse_unreadable(model, "svite.shrink")
     small = copied(model)
     alive = living(small, sparsifier)
     members = {branch: _living_members(branch, alive) for branch in branches_of(small)}

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svite.vit.mode import evaluating
+from svite.vit.mode import device_of, evaluating
+from svite.vit.opaque import refuse_meta
 
 
 def verify(
@@ -22,8 +23,11 @@ def verify(
         tolerance: relative to the largest logit of `model`, or to 1 if that is larger.
 
     Raises:
-        ValueError: a difference above the tolerance, or not a number; outputs of different shapes; no images.
+        ValueError: a difference above the tolerance, or not a number; outputs of different shapes; no images; a model
+            without values.
     """
+    for each in (model, small):
+        refuse_meta(each, "svite.verify")
     if not len(images):
         raise ValueError("There are no images to compare the models on; pass at least one.")
     expected, found = _outputs(model, images), _outputs(small, images)
@@ -42,8 +46,8 @@ def verify(
 
 def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     with evaluating(model), torch.no_grad():
-        output = model(images)
-    return [output] if isinstance(output, Tensor) else list(output)
+        output = model(images.to(device_of(model)))
+    return [each.cpu() for each in ([output] if isinstance(output, Tensor) else output)]
 
 
 def _largest(tensors: list[Tensor]) -> Float[Tensor, ""]:

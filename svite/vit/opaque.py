@@ -1,0 +1,75 @@
+"""Models that svite can't count, cut, store or translate, for their numbers do not lie in plain tensors: refused first.
+
+They would run, and what was read off them would be wrong in silence, or fail in the middle of it.
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import parametrize, prune
+
+from svite.sparsity.layers import plain_name
+
+_PLAIN = (Tensor, nn.Parameter, DTensor)
+
+
+class Opaque(nn.Module):
+    """What `svite.deploy` puts in the place of blocks: made for its kernels, and for nobody else to read."""
+
+
+def refuse_unreadable(model: nn.Module, who: str) -> None:
+    """ValueError names the first layer whose weights `who`, a function of svite, can't read where they are."""
+    refuse_meta(model, who)
+    refuse_opaque(model, who)
+    _refuse_parametrized(model)
+
+
+def refuse_opaque(model: nn.Module, who: str) -> None:
+    """ValueError names the first layer that is deployed or quantized, so that `who` can't read it."""
+    refuse_deployed(model, who)
+    for name, what in _unusual(model):
+        raise ValueError(
+            f"{plain_name(name)} is {what} and no plain tensor of floats; {who} takes the model that this was made of."
+        )
+
+
+def refuse_deployed(model: nn.Module, who: str) -> None:
+    """ValueError names the first blocks that were deployed."""
+    for name, module in model.named_modules():
+        if isinstance(module, Opaque):
+            raise ValueError(f"{plain_name(name)} is deployed; {who} takes the model that svite.deploy was given.")
+
+
+def _unusual(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of what quantization leaves: modules without parameters, tensors of other classes, parameters of bytes."""
+    for name, module in model.named_modules():
+        if "quantized" in type(module).__module__.split("."):
+            yield name, f"a {type(module).__module__}.{type(module).__name__}"
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if type(tensor) not in _PLAIN:
+            yield name, f"a {type(tensor).__module__}.{type(tensor).__name__}"
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            yield name, f"of {parameter.dtype}"
+
+
+def refuse_meta(model: nn.Module, who: str) -> None:
+    """ValueError names the first tensor on the meta device, which has a shape and no values."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise ValueError(
+                f"{plain_name(name)} is on the meta device and has no values; give the model its weights before {who}."
+            )
+
+
+def _refuse_parametrized(model: nn.Module) -> None:
+    """ValueError where torch computes a layer's weight anew in each pass, from what is not the weight itself."""
+    if prune.is_pruned(model):
+        raise ValueError("torch.nn.utils.prune holds the model's masks; make them permanent with its `remove` before.")
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise ValueError(
+                f"{plain_name(name)} has a parametrized {next(iter(module.parametrizations))}; make it permanent with "
+                "torch.nn.utils.parametrize.remove_parametrizations before."
+            )
