@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 import svite
 from svite.sparsity.sparsifier import Sparsifier
 
-REPLACED = r"^The model's .* was replaced since the sparsifier was built .*; call `sparsifier\.rebind\(model\)`\.$"
+REPLACED = r"^The model's .* is not what the sparsifier masks .*; call `sparsifier\.rebind\(model\)`\.$"
 UNTRAINED = r"^The optimizer does not train .*, which the sparsifier prunes; "
 
 
@@ -73,6 +73,15 @@ def test_a_copy_of_the_model_alone_and_another_models_optimizer_are_refused(atta
     for other in (deepcopy(model), vit(seed=1)):
         with pytest.raises(ValueError, match=UNTRAINED):
             step(other, adamw(other), sparsifier, attach)
+
+
+def test_narrow_refuses_another_model():
+    model = vit()
+    sparsifier = made("s2vite", model)
+    for other in (deepcopy(model), vit(seed=1)):
+        with pytest.raises(ValueError, match=REPLACED):
+            svite.narrow(other, sparsifier)
+    assert svite.narrow(model, sparsifier).handles
 
 
 def test_what_is_missing_from_the_optimizer_is_named():

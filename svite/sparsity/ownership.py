@@ -16,14 +16,18 @@ def frozen(units: Iterable[Unit], weights: Mapping[str, Tensor]) -> frozenset[st
     return frozenset(unit.name for unit in units if not all(weights[p.name].requires_grad for p in unit.parts))
 
 
-def refuse_strangers(weights: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """ValueError names the weights that are not the model's any more, or that ask for gradients and train nowhere."""
+def refuse_replaced(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """ValueError names the weights that are not, or no longer, the model's."""
     inner = unwrapped(model)
     if not all(_holds(inner, name, weight) for name, weight in weights.items()):
         present = named_parameters(model)
         replaced = [name for name, weight in weights.items() if present.get(name) is not weight]
         if replaced:
             raise ValueError(_of_replaced(replaced, weights, present))
+
+
+def refuse_untrained(weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer]) -> None:
+    """ValueError names the weights that ask for gradients and train in no optimizer."""
     trained = {id(parameter) for optimizer in optimizers for parameter in trained_by(optimizer)}
     missing = [name for name, weight in weights.items() if weight.requires_grad and id(weight) not in trained]
     if missing:
@@ -47,8 +51,8 @@ def _of_replaced(replaced: list[str], weights: Mapping[str, Tensor], present: Ma
     if is_sharded(present.values()) and not is_sharded(weights.values()):
         return f"`fully_shard` has replaced {replaced[0]}; build the sparsifier after it."
     return (
-        f"The model's {listed(replaced)} was replaced since the sparsifier was built (by `reset_classifier` or "
-        "`load_state_dict(assign=True)`, say), so its masks hold no longer; call `sparsifier.rebind(model)`."
+        f"The model's {listed(replaced)} is not what the sparsifier masks (`reset_classifier`, a copy or "
+        "`load_state_dict(assign=True)` put another in its place); call `sparsifier.rebind(model)`."
     )
 
 

@@ -14,7 +14,7 @@ from svite.sparsity import mask, topology, waiting
 from svite.sparsity.attach import Attachment
 from svite.sparsity.living import Living, Rebound
 from svite.sparsity.optimizers import calm, checked, keep_state, mixes_entries, skipped, tell_of_factored, trained_by
-from svite.sparsity.ownership import frozen, listed, refuse_strangers
+from svite.sparsity.ownership import frozen, listed, refuse_replaced, refuse_untrained
 from svite.sparsity.pool import Pool
 from svite.sparsity.proximal import Proximal, pull
 from svite.sparsity.rule import DropGrow, Rule
@@ -201,7 +201,8 @@ class Sparsifier(Living):
         Raises ValueError as `before_step` does, but for gradients.
         """
         inner = [checked(optimizer) for optimizer in optimizers]
-        refuse_strangers(self.weights, self.model, inner)
+        refuse_replaced(self.weights, self.model)
+        refuse_untrained(self.weights, inner)
         if inner == list(self._watched):
             return
         for handle in self._watched.values():

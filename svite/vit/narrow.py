@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.hooks import RemovableHandle
 
 from svite.sparsity.layers import plain_name
+from svite.sparsity.ownership import refuse_replaced
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.structure import HEADS, NEURONS
 
@@ -41,7 +42,10 @@ def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
     The numbers are those of the masked run up to rounding (dropout inside of a layer draws others). Steps that look at
     gradients of the dead run whole, as do evaluation, compiled models, and layers with a gate or a norm between their
     two linear layers, or one of which FSDP2 gathers by itself.
+
+    Raises ValueError for a model whose weights are not those that the sparsifier masks.
     """
+    refuse_replaced(sparsifier.weights, model)
     handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
         for kind, what, view in ((Attention, HEADS, _narrow_attention), (Mlp, NEURONS, _narrow_mlp)):
