@@ -19,8 +19,8 @@ def seeded(seed: int, step: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _finite(gradient: Float[Tensor, "..."]) -> bool:
-    return bool(whole(gradient.isfinite().all()))
+def _finite(values: Float[Tensor, "..."]) -> bool:
+    return bool(whole(values.isfinite().all()))
 
 
 class Scorer:
@@ -45,9 +45,15 @@ class Scorer:
         return self.units[unit].gather(values).abs()
 
     def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
-        """The mean over the batches gathered so far, or the present score if none were."""
+        """The mean over the batches gathered so far, or the present score if none were.
+
+        Raises ValueError naming a unit with a member whose score is not a number, and so neither high nor low.
+        """
         sums = self._sums.get(score.__name__)
-        return whole(sums[unit]) / self._batches if sums else self.now(score, unit, step)
+        values = whole(sums[unit]) / self._batches if sums else self.now(score, unit, step)
+        if bool(values.isnan().any()):
+            raise ValueError(f"The score '{score.__name__}' is NaN for members of {unit}; it must order all of them.")
+        return values
 
     def gather(self, scores: set[Score], step: int) -> None:
         """Add the present values of the scores that look at gradients."""
@@ -68,6 +74,14 @@ class Scorer:
     def gradients_are_finite(self) -> bool:
         """Whether every gradient there is holds finite numbers only."""
         return all(_finite(w.grad) for w in self.weights.values() if w.grad is not None)
+
+    def require_finite_weights(self) -> None:
+        """ValueError naming a weight that holds NaN or infinity."""
+        for name, weight in self.weights.items():
+            if not _finite(weight.detach()):
+                raise ValueError(
+                    f"{name} holds NaN or infinite values, so no topology can be chosen from it; start from sound weights."
+                )
 
     def require_gradients(self, scores: tuple[Score, ...]) -> None:
         """ValueError naming a weight without the finite gradient that one of the scores looks at."""

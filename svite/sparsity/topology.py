@@ -27,8 +27,9 @@ def first(contests: Contests, scorer: Scorer) -> Topology:
 def selected(contests: Contests, scorer: Scorer, alive: Mapping[str, Tensor], step: int) -> Topology:
     """The topology from `step` on. While training goes on, nobody takes a unit's last member away.
 
-    Raises ValueError where a score lacks the gradients that it looks at.
+    Raises ValueError where weights are not finite, and where a score lacks the gradients that it looks at or is NaN.
     """
+    scorer.require_finite_weights()
     scorer.require_gradients(tuple(dict.fromkeys(score for _, rule in contests for score in rule.scores)))
     chosen: Topology = {}
     for pool, rule in contests:
