@@ -69,7 +69,7 @@ def test_a_mask_over_tokens_that_are_gone_is_refused():
         selected()(batch(0)[0], attn_mask=torch.zeros(10, 10))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((1.5,), "progress is 1.5"), ((0.5, 1.0, 0.0), "must stay above")])
+@pytest.mark.parametrize(("arguments", "message"), [((1.5,), "progress is 1.5"), ((0.5, 1.0, 0.0), "stop is 0.0")])
 def test_a_temperature_that_makes_no_sense_is_refused(arguments, message):
     model = selected()
     with pytest.raises(ValueError, match=message):

@@ -79,9 +79,7 @@ class Scorer:
         """ValueError naming a weight that holds NaN or infinity."""
         for name, weight in self.weights.items():
             if not _finite(weight.detach()):
-                raise ValueError(
-                    f"{name} holds NaN or infinite values, so no topology can be chosen from it; start from sound weights."
-                )
+                raise ValueError(f"{name} holds NaN or infinite values, from which no topology can be chosen.")
 
     def require_gradients(self, scores: tuple[Score, ...]) -> None:
         """ValueError naming a weight without the finite gradient that one of the scores looks at."""
