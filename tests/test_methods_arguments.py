@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from tiny import STEPS, backward, same, vit, weights_of
+from tiny import backward, needed, same, vit, weights_of
 from torch import nn
 
 from svite import methods
@@ -32,7 +32,6 @@ BAD = {
     "pool": [None, "erk", 0.5],
     "model": [None, "deit", {}],
 }
-GOOD = {"density": 0.5, "heads": 0.5, "neurons": 0.5, "keep": 0.5, "steps": STEPS}
 
 
 def cases() -> list[tuple[str, str, object]]:
@@ -55,10 +54,8 @@ def refused(method: str, complaint: str, **arguments: object) -> None:
     model = vit()
     backward(model)
     before, weights, drawn = state(model), weights_of(model), torch.get_rng_state()
-    function = getattr(methods, method)
-    needed = {name: GOOD[name] for name in GOOD if name in inspect.signature(function).parameters}
     with pytest.raises(ValueError, match=complaint) as error:
-        function(**{"model": model, **needed, **arguments})
+        getattr(methods, method)(**{"model": model, **needed(method), **arguments})
     assert "\n" not in str(error.value)
     assert state(model) == before
     assert same(weights_of(model), weights)

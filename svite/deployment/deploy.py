@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from svite.deployment.blocks import Run, images_at_once, unsupported
 from svite.deployment.choose import EAGER, Chooser, clocked
 from svite.deployment.compiled import kernels_are_there
-from svite.sparsity.layers import unwrapped
+from svite.sparsity.names import unwrapped
 from svite.vit.gates import fold, is_gated
 from svite.vit.surgery_alive import copied
 

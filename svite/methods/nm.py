@@ -6,7 +6,7 @@ from torch import nn
 
 from svite.sparsity.arguments import checked
 from svite.sparsity.cut import Cut, Unit, n_of_m
-from svite.sparsity.layers import units
+from svite.sparsity.layers import divided, units
 from svite.sparsity.pool import Pool, uniform
 from svite.sparsity.rule import DropGrow
 from svite.sparsity.schedule import cosine, every
@@ -67,8 +67,4 @@ def dividing(model: nn.Module, cut: Cut, layers: Sequence[str] | None = None) ->
 
     Raises ValueError where `layers` names one that it does not divide.
     """
-    if layers is not None:
-        return units(model, layers, cut), []
-    whole = units(model)
-    names = [unit.name.removesuffix(".weight") for unit in whole if cut.fits(unit.shape)]
-    return units(model, names, cut) if names else [], [unit for unit in whole if not cut.fits(unit.shape)]
+    return divided(model, cut) if layers is None else (units(model, layers, cut), [])

@@ -9,6 +9,9 @@ from typing import ParamSpec, TypeVar
 
 from torch import nn
 
+from svite.sparsity.names import named_parameters
+from svite.sparsity.ready import refuse_unready
+
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
 
@@ -22,12 +25,14 @@ def check(**arguments: object) -> None:
 
 
 def checked(method: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
-    """The method itself, but it refuses bad arguments before it looks at the model."""
+    """The method itself, but it refuses bad arguments, and a model that is not ready, before it changes anything."""
     signature = inspect.signature(method)
 
     @wraps(method)
     def checking(*arguments: Arguments.args, **named: Arguments.kwargs) -> Made:
-        check(**signature.bind(*arguments, **named).arguments)
+        given = signature.bind(*arguments, **named).arguments
+        check(**given)
+        refuse_unready(named_parameters(given["model"]))
         return method(*arguments, **named)
 
     return checking

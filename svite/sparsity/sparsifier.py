@@ -13,10 +13,12 @@ from svite.sparsity import mask, topology, waiting
 from svite.sparsity.attach import Attachment
 from svite.sparsity.cut import Unit
 from svite.sparsity.history import History, Update
-from svite.sparsity.layers import named_parameters
+from svite.sparsity.layers import uncovered
+from svite.sparsity.names import named_parameters
 from svite.sparsity.optimizers import calm, keep_state, mixes_entries, skipped, unwrapped
 from svite.sparsity.pool import Pool
 from svite.sparsity.proximal import Proximal, pull
+from svite.sparsity.ready import refuse_unready
 from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.schedule import Trigger
 from svite.sparsity.score import NEEDS_GRADIENT
@@ -64,7 +66,9 @@ class Sparsifier:
         self.contests = tuple(zip(self.pools, self.rules, strict=True))
         self.units = {unit.name: unit for pool in pools for unit in pool.units}
         parameters = named_parameters(model)
+        refuse_unready(parameters)
         self.weights = {part.name: parameters[part.name] for unit in self.units.values() for part in unit.parts}
+        self.uncovered = uncovered(parameters, self.weights)
         self.scorer = Scorer(self.units, self.weights, seed)
         self.step, self.calm_births = 0, False
         self._pending, self._stepped, self._watched = False, True, None
@@ -237,7 +241,10 @@ class Sparsifier:
 
     @property
     def density(self) -> float:
-        """Alive over prunable weights, counted from the topology, whole on every rank."""
+        """Alive over all weights of the units, counted from the topology, whole on every rank.
+
+        What no unit holds does not count: position embeddings, recurrent layers and all else that `uncovered` names.
+        """
         sizes = {u.name: sum(self.weights[part.name].numel() for part in u.parts) for u in self.units.values()}
         alive = sum(int(self.alive[name].sum()) * sizes[name] // unit.size for name, unit in self.units.items())
         return alive / sum(sizes.values())
@@ -253,8 +260,11 @@ class Sparsifier:
         return self.history.updates
 
     def summary(self) -> "pd.DataFrame":
-        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""
-        return self.history.table(self.pools, self.alive)
+        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived.
+
+        Then one for each matrix that no unit holds: it is dense, nothing was asked of it, and no density counts it.
+        """
+        return self.history.table(self.pools, self.alive, self.uncovered)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values (loads with `weights_only`).

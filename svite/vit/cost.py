@@ -9,7 +9,7 @@ import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from svite.sparsity.layers import plain_name
+from svite.sparsity.names import named_modules, named_parameters
 from svite.vit.mode import evaluating
 
 
@@ -51,11 +51,11 @@ def macs(model: nn.Module) -> Macs:
 
     blank = torch.zeros(1, *input_shape(model), device=next(model.parameters()).device)
     with ExitStack() as hooks, evaluating(model), torch.no_grad():
-        for name, module in model.named_modules():
+        for name, module in named_modules(model).items():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                hooks.enter_context(module.register_forward_hook(partial(count_layer, plain_name(f"{name}.weight"))))
+                hooks.enter_context(module.register_forward_hook(partial(count_layer, f"{name}.weight".lstrip("."))))
             if isinstance(module, Attention):
-                hooks.enter_context(module.register_forward_hook(partial(count_attention, plain_name(name))))
+                hooks.enter_context(module.register_forward_hook(partial(count_attention, name)))
         model(blank)
     return Macs(uses, sizes, attention)
 
@@ -78,7 +78,7 @@ class Cost:
 
 def cost(model: nn.Module) -> Cost:
     """Count a model as it stands; zeros count as absent in `nonzero` and `sparse_macs` only."""
-    parameters = {plain_name(name): parameter.detach() for name, parameter in model.named_parameters()}
+    parameters = {name: parameter.detach() for name, parameter in named_parameters(model).items()}
     nonzero = {name: int(parameter.count_nonzero()) for name, parameter in parameters.items()}
     counted = macs(model)
     densities = {name: nonzero[name] / parameters[name].numel() for name in counted.uses}
