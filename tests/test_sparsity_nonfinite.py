@@ -100,3 +100,10 @@ def test_a_score_that_is_not_a_number_names_its_unit():
 
     with pytest.raises(ValueError, match=r"The score 'undefined' is NaN for members of patch_embed\.proj\.weight"):
         Sparsifier(model := vit(), together(units(model), 0.5), Prune(undefined), once(0))
+
+
+def test_weights_whose_sum_overflows_are_finite_all_the_same():
+    model = torch.nn.Linear(64, 64, bias=False).half()
+    with torch.no_grad():
+        model.weight.copy_(torch.linspace(5e4, 6e4, 64 * 64).view(64, 64))
+    assert methods.omp(model, 0.5).density == 0.5

@@ -40,7 +40,8 @@ def gmp(
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
-        ValueError: an argument that makes no sense; a density that would empty a layer; no such layer.
+        ValueError: an argument that makes no sense; a density that would empty a layer; no such layer, or one that is
+            quantized or parametrized.
     """
     if begin > until:
         raise ValueError(f"begin is {begin}, after `until`, which is {until}; the ramp must begin before it ends.")

@@ -42,7 +42,7 @@ def l1(
 
     Raises:
         ValueError: an argument that makes no sense; an `until` that never comes; a density that would empty a
-            layer; no such layer.
+            layer; no such layer, or one that is quantized or parametrized.
     """
     pools = pool(cut(model, layers), density)
     rules, when = penalties(pools, steps, strength=strength, interval=interval, until=until)

@@ -46,7 +46,8 @@ def rigl(
         seed: of the topology.
 
     Raises:
-        ValueError: an argument that makes no sense; a density too low for a layer; no such layer.
+        ValueError: an argument that makes no sense; a density too low for a layer; no such layer, or one that is
+            quantized or parametrized.
     """
     end = int(until * steps)
     return Sparsifier(

@@ -43,7 +43,8 @@ def s2vite(
         seed: of the topology.
 
     Raises:
-        ValueError: an argument that makes no sense; a fraction that leaves a layer no head or no neuron; no such layer.
+        ValueError: an argument that makes no sense; a fraction that leaves a layer no head or no neuron; no such layer,
+            or one that is quantized or parametrized.
     """
     end = int(until * steps)
     falling = cosine(fraction, end)

@@ -45,7 +45,8 @@ def set(
         seed: of the topology.
 
     Raises:
-        ValueError: an argument that makes no sense; a density too low for a layer; no such layer.
+        ValueError: an argument that makes no sense; a density too low for a layer; no such layer, or one that is
+            quantized or parametrized.
     """
     return Sparsifier(
         model,

@@ -32,6 +32,7 @@ def snip(
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
-        ValueError: no gradients; an argument that makes no sense; a density that would empty a layer; no such layer.
+        ValueError: no gradients; an argument that makes no sense; a density that would empty a layer; no such layer, or
+            one that is quantized or parametrized.
     """
     return Sparsifier(model, pool(cut(model, layers), density), Prune(saliency), once(0))

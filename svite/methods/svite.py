@@ -55,7 +55,8 @@ def svite(
         seed: of the topology.
 
     Raises:
-        ValueError: an argument that makes no sense; a density too low for a layer; no such layer.
+        ValueError: an argument that makes no sense; a density too low for a layer; no such layer, or one that is
+            quantized or parametrized.
     """
     end = int(until * steps)
     exact = DropGrow(magnitude, gradient, cosine(fraction, end), batches=batches)

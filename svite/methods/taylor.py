@@ -41,7 +41,8 @@ def taylor(
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
-        ValueError: an argument that makes no sense; a density that would empty a layer; no such layer.
+        ValueError: an argument that makes no sense; a density that would empty a layer; no such layer, or one that is
+            quantized or parametrized.
     """
     half = max(steps // 2, 1)
     rounds = min(rounds, half)
