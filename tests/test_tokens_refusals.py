@@ -14,6 +14,7 @@ REFUSED = {
     "keep more than all": ({"keep": 1.2}, r"keep is 1\.2"),
     "not a number": ({"keep": float("nan")}, "keep is nan"),
     "no such block": ({"at": (0, 3, -1)}, "block 3, -1; the model has blocks 0 to 2"),
+    "yes": ({"at": True}, "at is True; it must be the number of a block"),
     "nowhere": ({"at": ()}, "no block; the model has blocks 0 to 2"),
     "twice": ({"at": (1, 2, 1)}, "Block 1 can have one selector only"),
     "none left": ({"keep": 0.05}, r"keep=0\.05 would leave none of the 9 patch tokens that reach block 0"),
@@ -69,7 +70,18 @@ def test_a_mask_over_tokens_that_are_gone_is_refused():
         selected()(batch(0)[0], attn_mask=torch.zeros(10, 10))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((1.5,), "progress is 1.5"), ((0.5, 1.0, 0.0), "stop is 0.0")])
+NAN, INFINITE = float("nan"), float("inf")
+TEMPERATURES = [
+    ((1.5,), "progress is 1.5"),
+    ((NAN,), "progress is nan"),
+    ((0.5, 1.0, 0.0), "stop is 0.0"),
+    ((0.5, 1.0, NAN), "stop is nan"),
+    ((0.5, NAN), "start is nan"),
+    ((0.5, INFINITE), "start is inf"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), TEMPERATURES)
 def test_a_temperature_that_makes_no_sense_is_refused(arguments, message):
     model = selected()
     with pytest.raises(ValueError, match=message):
