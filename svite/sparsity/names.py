@@ -1,6 +1,6 @@
 """Modules and parameters by the names that they have in the model itself, whatever wraps it or parts of it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import accumulate
 from typing import TypeVar
 
@@ -43,8 +43,13 @@ def _walk(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     for name, module in model.named_modules():
         if child := _inside(module):
             added.add(f"{name}.{child}" if name else child)
-        steps = accumulate(name.split("."), "{}.{}".format)
-        yield name, ".".join(step.rpartition(".")[2] for step in steps if step not in added), module
+        yield name, _without(added, name) if added else name, module
+
+
+def _without(added: Collection[str], name: str) -> str:
+    """A name, but for the steps of its path that wrappers added."""
+    steps = accumulate(name.split("."), "{}.{}".format)
+    return ".".join(step.rpartition(".")[2] for step in steps if step not in added)
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
