@@ -104,7 +104,7 @@ def trained(method: str, model: nn.Module, state: dict | None = None, narrow: bo
         "weights": wholes(sparsifier.weights),
         "density": sparsifier.density,
         "itop": sparsifier.itop,
-        "summary": sparsifier.summary().to_dict("records"),
+        "summary": sparsifier.summary().fillna({"asked": -1}).to_dict("records"),
     }
 
 

@@ -67,7 +67,7 @@ def test_every_structured_method_trains_every_vision_transformer_and_leaves_a_sm
 @pytest.mark.parametrize("method", [*NAMES, *WHOLE])
 @pytest.mark.parametrize("density", [0.0, 1.5])
 def test_a_density_outside_zero_to_one_is_refused(method, density):
-    with pytest.raises(ValueError, match=rf"(keep|density) (is|of) {density}"):
+    with pytest.raises(ValueError, match=rf"^(keep|density|heads) is {density}; it must lie above 0"):
         made(method, vit(), density)
 
 
@@ -110,7 +110,7 @@ def test_nm_leaves_layers_that_do_not_divide_dense_and_says_so():
         methods.nm(torch.nn.Sequential(torch.nn.Linear(4, 4)), 1 / 3, STEPS, m=3)
 
 
-@pytest.mark.parametrize("density", [0.3, 0.05, 0.0, 1.2])
+@pytest.mark.parametrize("density", [0.3, 0.05])
 def test_nm_wants_a_whole_number_of_every_group(density):
     with pytest.raises(ValueError, match=f"A density of {density} is not a whole number of every 4 inputs"):
         methods.nm(vit(), density, STEPS)

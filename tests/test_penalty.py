@@ -170,9 +170,9 @@ def test_a_layer_scale_of_one_changes_nothing():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"strength": -1}, r"The strength of the penalty is -1; it must be a number, and not below 0\."),
-        ({"strength": float("inf")}, "The strength of the penalty is inf"),
-        ({"density": 0}, "The density is 0"),
+        ({"strength": -1}, r"strength is -1; it must be a number, and not below 0\."),
+        ({"strength": float("inf")}, "strength is inf"),
+        ({"density": 0}, "density is 0"),
         ({"until": 1.0}, "`until` is 1.0 of 24 steps; the penalty must end between the first and the last"),
         ({"until": 0.0}, "`until` is 0.0"),
         ({"steps": 1}, "of 1 steps"),

@@ -223,9 +223,9 @@ def test_triggers_name_their_steps():
     assert [step for step in steps if ending(30, last=25)(step)] == [25]
     assert [step for step in steps if once()(step)] == [0]
     assert [step for step in steps if once(7)(step)] == [7]
-    with pytest.raises(ValueError, match="interval is 0 steps"):
+    with pytest.raises(ValueError, match="interval is 0; it must be a whole number of at least 1"):
         every(0, until=5)
-    with pytest.raises(ValueError, match="interval is 0 steps"):
+    with pytest.raises(ValueError, match="interval is 0; it must be a whole number of at least 1"):
         ending(0, last=5)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from svite.methods import omp
 from svite.sparsity.cut import Part, Unit, element, fan_in
-from svite.sparsity.layers import plain_name, units, weights
+from svite.sparsity.layers import units, weights
 from svite.sparsity.pool import erk, together, uniform
 
 # The reference code on ViT-B/16 with 10 classes: density, then those of each kind of layer, then all non-zeros.
@@ -136,9 +136,3 @@ def test_a_tied_weight_is_one_weight():
 def test_a_model_without_a_prunable_layer_is_an_error():
     with pytest.raises(ValueError, match="Sequential has no prunable layer"):
         weights(nn.Sequential(nn.LayerNorm(4), nn.GELU()))
-
-
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_names_hold_whatever_wraps_the_model(prefix):
-    assert plain_name(f"{prefix}blocks.0.attn.qkv.weight") == "blocks.0.attn.qkv.weight"
-    assert list(weights(nn.Linear(2, 2))) == ["weight"]

@@ -82,7 +82,7 @@ def test_nothing_is_sent_but_scores_at_an_update(two):
         assert [step for step, sent in enumerate(rank["local"]["sent"]) if sent] == list(UPDATES)
         sent = {message for step in rank["local"]["sent"] for message in step}
         gathered = {message for message in sent if message[:2] == ("all_gather_into_tensor", "torch.float64")}
-        assert sent - gathered == {("all_reduce", "torch.bool", 1)}  # whether all gradients of a weight are finite
+        assert sent - gathered == {("all_reduce", "torch.float64", 1)}  # the sum that is finite where all gradients are
 
 
 def holds_its_shard_only(found: dict) -> bool:

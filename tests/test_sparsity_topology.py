@@ -116,6 +116,8 @@ def test_the_summary_and_the_history_count_what_happened():
         before = after
     table = sparsifier.summary()
     assert list(table.columns) == ["unit", "shape", "asked", "achieved", "born", "died", "ever"]
+    assert list(table.unit[table.asked.isna()]) == ["cls_token", "pos_embed"]  # which no unit holds
+    table = table.dropna()
     assert list(table.unit) == list(sparsifier.units)
     assert table["shape"][0] == "16x1x4x4"
     assert (table.born.sum(), table.died.sum()) == (born, died)

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import adamw, dead_are_zero, run, same, weights_of
 from tiny_kinds import DEEP, KINDS, NAME, Kind, deep, masked, rotary, saved
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from svite.store.container import read_container
 from svite.store.held import held
@@ -143,15 +144,19 @@ def test_switches_come_back(tmp_path):
 
 
 def test_a_wrapped_model_is_saved_as_what_is_in_it(tmp_path):
-    class Wrapper(nn.Module):
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
-
     kind = masked(deep())
-    kind.model = Wrapper(kind.model)
+    kind.model = AveragedModel(torch.compile(kind.model, backend="eager"))
     loaded, _ = load(saved(tmp_path, kind))
-    assert same(weights_of(kind.model.module), weights_of(loaded))
+    assert same(weights_of(kind.model.module._orig_mod), weights_of(loaded))
+
+
+def test_what_is_loaded_in_inference_mode_is_an_ordinary_model(tmp_path):
+    path = saved(tmp_path, masked(deep()))
+    with torch.inference_mode():
+        model, sparsifier = load(path)
+        assert torch.is_inference_mode_enabled()
+    run(model, adamw(model), sparsifier, range(2))
+    assert dead_are_zero(sparsifier)
 
 
 def test_arguments_that_fetch_weights_are_not_stored(tmp_path):

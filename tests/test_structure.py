@@ -184,7 +184,7 @@ def test_gathered_layers_are_refused_by_name():
 def test_too_few_members_are_refused_by_name():
     with pytest.raises(ValueError, match=r"nothing alive in blocks\.0\.attn\.heads"):
         methods.s2vite(model_of(), 0.1, 0.5, STEPS)
-    with pytest.raises(ValueError, match=r"The density is 1\.5"):
+    with pytest.raises(ValueError, match=r"neurons is 1\.5"):
         methods.s2vite(model_of(), 0.5, 1.5, STEPS)
     with pytest.raises(ValueError, match=r"A density of 0\.1 leaves none of 4 members alive"):
         with_branches(heads(vit(num_heads=4)), 0.1)

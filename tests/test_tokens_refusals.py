@@ -12,7 +12,7 @@ from tiny_tokens import lengths, selected, variant
 
 import svite
 from svite import tokens
-from svite.sparsity.layers import unwrapped
+from svite.sparsity.names import unwrapped
 from svite.vit.attention import attention_maps
 from svite.vit.parts import Zero
 from svite.vit.shrink import shrink
@@ -22,6 +22,7 @@ REFUSED = {
     "keep more than all": ({"keep": 1.2}, r"keep is 1\.2"),
     "not a number": ({"keep": float("nan")}, "keep is nan"),
     "no such block": ({"at": (0, 3, -1)}, "block 3, -1; the model has blocks 0 to 2"),
+    "yes": ({"at": True}, "at is True; it must be the number of a block"),
     "nowhere": ({"at": ()}, "no block; the model has blocks 0 to 2"),
     "twice": ({"at": (1, 2, 1)}, "Block 1 can have one selector only"),
     "none left": ({"keep": 0.05}, r"keep=0\.05 would leave none of the 9 patch tokens that reach block 0"),
@@ -111,7 +112,18 @@ def test_attention_maps_of_patches_that_differ_from_image_to_image_are_refused()
         attention_maps(selected(), batch(0)[0])
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((1.5,), "progress is 1.5"), ((0.5, 1.0, 0.0), "must stay above")])
+NAN, INFINITE = float("nan"), float("inf")
+TEMPERATURES = [
+    ((1.5,), "progress is 1.5"),
+    ((NAN,), "progress is nan"),
+    ((0.5, 1.0, 0.0), "stop is 0.0"),
+    ((0.5, 1.0, NAN), "stop is nan"),
+    ((0.5, NAN), "start is nan"),
+    ((0.5, INFINITE), "start is inf"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), TEMPERATURES)
 def test_a_temperature_that_makes_no_sense_is_refused(arguments, message):
     model = selected()
     with pytest.raises(ValueError, match=message):

@@ -147,6 +147,7 @@ def test_every_method_is_charged_the_same_images(method, images, half, tmp_path)
         assert list(updates.columns) == ["step", "fraction", "density", "alive", "born", "died", "itop"]
         layers = pd.read_csv(tmp_path / "curves" / "layers" / f"{key}.csv")
         assert list(layers.columns) == ["unit", "shape", "asked", "achieved", "born", "died", "ever"]
+        assert layers.asked.notna().all()  # units only: what no unit holds is for people, in the summary
     epochs = pd.read_csv(tmp_path / "curves" / "epochs" / f"{key}.csv")
     assert list(epochs.columns) == [
         *("epoch", "step", "images", "lr", "train_loss", "validation_loss", "validation_top1"),

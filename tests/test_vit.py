@@ -157,7 +157,7 @@ def test_wrapping_and_compiling_change_no_count_and_nothing_is_compiled():
     def refuse(graph: torch.fx.GraphModule, _: list[Tensor]):
         raise AssertionError("compiled")
 
-    class Wrapped(nn.Module):  # as DDP does it
+    class DistributedDataParallel(nn.Module):  # the name by which it is known
         def __init__(self, module: nn.Module) -> None:
             super().__init__()
             self.module = module
@@ -165,7 +165,7 @@ def test_wrapping_and_compiling_change_no_count_and_nothing_is_compiled():
     model, images, inside = vit(depth=2), batch(0)[0], vit(depth=2)
     inside.blocks[0].compile(backend=refuse)
     expected = attention_maps(model, images)
-    for other in (Wrapped(model), torch.compile(model, backend=refuse), inside):
+    for other in (DistributedDataParallel(model), torch.compile(model, backend=refuse), inside):
         assert cost(other) == cost(model)
         assert all(map(torch.equal, attention_maps(other, images), expected))
         assert torch.equal(centre_patch_maps(other, images), centre_patch_maps(model, images))

@@ -116,8 +116,8 @@ def test_what_cannot_be_gated_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"density": 2}, "The density is 2"),
-        ({"strength": -1}, "The strength of the penalty is -1"),
+        ({"density": 2}, "density is 2"),
+        ({"strength": -1}, "strength is -1"),
         ({"until": 1.0}, "`until` is 1.0 of 24 steps"),
     ],
 )

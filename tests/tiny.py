@@ -1,5 +1,6 @@
 """Tiny models, batches and loops for the tests."""
 
+import inspect
 from collections.abc import Callable, Iterator
 
 import svite  # noqa: F401  (before timm)
@@ -112,6 +113,13 @@ def made(method: str, model: nn.Module, density: float = 0.5, **arguments: objec
         return methods.taylor(model, density, STEPS, **{"batches": 4, "rounds": 3, **arguments})
     side = {"side": 4} if method == "block" else {}
     return getattr(methods, method)(model, density, STEPS, **{"interval": 4, **side, **arguments})
+
+
+def needed(method: str) -> dict[str, object]:
+    """The arguments that a method can't do without, but for the model."""
+    values = {"density": 0.5, "heads": 0.5, "neurons": 0.5, "keep": 0.5, "steps": STEPS}
+    taken = inspect.signature(getattr(methods, method)).parameters
+    return {name: value for name, value in values.items() if name in taken}
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

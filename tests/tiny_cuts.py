@@ -9,7 +9,7 @@ from timm.models.vision_transformer import ResPostBlock
 from tiny import VIT, batch, logits
 from torch import Tensor, nn
 
-from svite.sparsity.layers import named_parameters
+from svite.sparsity.names import named_parameters
 from svite.vit.gather import gather_inputs
 from svite.vit.parts import Zero
 from svite.vit.shrink import shrink

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from svite.deployment.blocks import Run, images_at_once, unsupported
 from svite.deployment.choose import EAGER, Chooser, clocked
 from svite.deployment.compiled import kernels_are_there
-from svite.sparsity.layers import unwrapped
+from svite.sparsity.names import unwrapped
 from svite.vit.gates import fold, is_gated
 from svite.vit.intermediates import without_intermediates
 from svite.vit.mode import enough_memory

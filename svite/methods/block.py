@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from svite.methods.nm import dividing
+from svite.sparsity.arguments import checked
 from svite.sparsity.cut import block as square
 from svite.sparsity.pool import Pool, uniform
 from svite.sparsity.rule import DropGrow
@@ -13,6 +14,7 @@ from svite.sparsity.score import gradient, magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
 
+@checked
 def block(
     model: nn.Module,
     density: float,
@@ -36,14 +38,14 @@ def block(
         steps: optimizer steps of the whole training.
         side: of a square, 16 or 32 for the kernels of `svite.deploy`.
         interval: steps between updates.
-        fraction: share of the living that the first update replaces.
+        fraction: share of the living that the first update replaces, in [0, 1].
         until: share of `steps` at which that share reaches zero.
         layers: name patterns of the layers to prune; one that does not divide is an error.
         seed: of the topology.
 
     Raises:
-        ValueError: density outside (0, 1] or too low for a layer; no such layer; a layer asked for that does not
-            divide, or none that does.
+        ValueError: an argument that makes no sense; a density too low for a layer; no such layer; a
+            layer asked for that does not divide, or none that does.
     """
     end = int(until * steps)
     sparse, dense = dividing(model, square(side, side), layers)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.rule import Prune
@@ -12,6 +13,7 @@ from svite.sparsity.score import magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
 
+@checked
 def gmp(
     model: nn.Module,
     density: float,
@@ -38,8 +40,11 @@ def gmp(
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
-        ValueError: density outside (0, 1], or one that would empty a layer; no such layer.
+        ValueError: an argument that makes no sense; a density that would empty a layer; no such layer, or one that is
+            quantized or parametrized.
     """
+    if begin > until:
+        raise ValueError(f"begin is {begin}, after `until`, which is {until}; the ramp must begin before it ends.")
     last = max(int(until * steps), 1)
     first = min(max(int(begin * steps), 1), last)
     return Sparsifier(

@@ -2,12 +2,14 @@
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.penalty import penalties
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit import structure
 
 
+@checked
 def group(
     model: nn.Module,
     density: float,
@@ -35,7 +37,7 @@ def group(
         pool: how the density is spread over layers (default: all layers compete; each keeps at least one member).
 
     Raises:
-        ValueError: a strength below 0; an `until` that never comes; density outside (0, 1], or one that leaves fewer
+        ValueError: an argument that makes no sense; an `until` that never comes; a density that leaves fewer
             members than layers.
     """
     pools = [*pool(structure.heads(model), density), *pool(structure.neurons(model), density)]

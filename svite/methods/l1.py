@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.penalty import penalties
 from svite.sparsity.pool import Allocation, together
 from svite.sparsity.sparsifier import Sparsifier
 
 
+@checked
 def l1(
     model: nn.Module,
     density: float,
@@ -39,8 +41,8 @@ def l1(
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
     Raises:
-        ValueError: a strength below 0; an `until` that never comes; density outside (0, 1], or one that would empty a
-            layer; no such layer.
+        ValueError: an argument that makes no sense; an `until` that never comes; a density that would empty a
+            layer; no such layer, or one that is quantized or parametrized.
     """
     pools = pool(cut(model, layers), density)
     rules, when = penalties(pools, steps, strength=strength, interval=interval, until=until)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.penalty import penalties
 from svite.sparsity.pool import with_branches
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.branches import add_scales, branches
 
 
+@checked
 def layer(
     model: nn.Module,
     density: float,
@@ -36,7 +38,7 @@ def layer(
         layers: name patterns of branches, "blocks.*.mlp" say (default: all).
 
     Raises:
-        ValueError: a strength below 0; an `until` that never comes; density outside (0, 1], or one that leaves no
+        ValueError: an argument that makes no sense; an `until` that never comes; a density that leaves no
             branch; no such branch.
     """
     pools = with_branches(branches(model, layers), density)

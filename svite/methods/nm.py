@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.cut import Cut, Unit, n_of_m
-from svite.sparsity.layers import units
+from svite.sparsity.layers import divided, units
 from svite.sparsity.pool import Pool, uniform
 from svite.sparsity.rule import DropGrow
 from svite.sparsity.schedule import cosine, every
@@ -13,6 +14,7 @@ from svite.sparsity.score import gradient, magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
 
+@checked
 def nm(
     model: nn.Module,
     density: float,
@@ -35,14 +37,14 @@ def nm(
         steps: optimizer steps of the whole training.
         m: inputs a group.
         interval: steps between updates.
-        fraction: share of the living that the first update replaces.
+        fraction: share of the living that the first update replaces, in [0, 1].
         until: share of `steps` at which that share reaches zero.
         layers: name patterns of the layers to prune; one that does not divide is an error.
         seed: of the topology.
 
     Raises:
-        ValueError: a density that is no whole number of `m`; no such layer; a layer asked for that does not divide,
-            or none that does.
+        ValueError: an argument that makes no sense; a density that is no whole number of `m`; no such
+            layer; a layer asked for that does not divide, or none that does.
     """
     n = round(density * m)
     if not 1 <= n <= m or abs(n - density * m) > 1e-9:
@@ -65,8 +67,4 @@ def dividing(model: nn.Module, cut: Cut, layers: Sequence[str] | None = None) ->
 
     Raises ValueError where `layers` names one that it does not divide.
     """
-    if layers is not None:
-        return units(model, layers, cut), []
-    whole = units(model)
-    names = [unit.name.removesuffix(".weight") for unit in whole if cut.fits(unit.shape)]
-    return units(model, names, cut) if names else [], [unit for unit in whole if not cut.fits(unit.shape)]
+    return divided(model, cut) if layers is None else (units(model, layers, cut), [])

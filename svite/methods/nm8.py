@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from torch import nn
 
 from svite.methods.nm import nm
+from svite.sparsity.arguments import checked
 from svite.sparsity.sparsifier import Sparsifier
 
 
+@checked
 def nm8(
     model: nn.Module,
     density: float,

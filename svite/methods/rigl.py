@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, erk
 from svite.sparsity.rule import DropGrow
@@ -12,6 +13,7 @@ from svite.sparsity.score import gradient, magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
 
+@checked
 def rigl(
     model: nn.Module,
     density: float,
@@ -35,7 +37,7 @@ def rigl(
         density: kept fraction of the members, in (0, 1].
         steps: optimizer steps of the whole training.
         interval: steps between updates.
-        fraction: share of the living that the first update replaces (alpha).
+        fraction: share of the living that the first update replaces (alpha), in [0, 1].
         until: share of `steps` at which that share reaches zero (T_end).
         batches: growth gradients are averaged over so many steps before an update (the paper: 1).
         cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
@@ -44,7 +46,8 @@ def rigl(
         seed: of the topology.
 
     Raises:
-        ValueError: density outside (0, 1] or too low for a layer; no such layer.
+        ValueError: an argument that makes no sense; a density too low for a layer; no such layer, or one that is
+            quantized or parametrized.
     """
     end = int(until * steps)
     return Sparsifier(

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.pool import uniform
 from svite.sparsity.rule import DropGrow
 from svite.sparsity.schedule import cosine, every
@@ -10,6 +11,7 @@ from svite.sparsity.sparsifier import Sparsifier
 from svite.vit import structure
 
 
+@checked
 def s2vite(
     model: nn.Module,
     heads: float,
@@ -41,7 +43,8 @@ def s2vite(
         seed: of the topology.
 
     Raises:
-        ValueError: a fraction outside (0, 1], or one that leaves a layer no head or no neuron; no such layer.
+        ValueError: an argument that makes no sense; a fraction that leaves a layer no head or no neuron; no such layer,
+            or one that is quantized or parametrized.
     """
     end = int(until * steps)
     falling = cosine(fraction, end)

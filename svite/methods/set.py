@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, erk
 from svite.sparsity.rule import DropGrow
@@ -12,6 +13,7 @@ from svite.sparsity.score import magnitude, random
 from svite.sparsity.sparsifier import Sparsifier
 
 
+@checked
 def set(
     model: nn.Module,
     density: float,
@@ -35,7 +37,7 @@ def set(
         density: kept fraction of the members, in (0, 1].
         steps: optimizer steps of the whole training.
         interval: steps between updates.
-        fraction: share of the living that an update replaces (the paper's zeta, 0.3).
+        fraction: share of the living that an update replaces (the paper's zeta, 0.3), in [0, 1].
         until: share of `steps` after which the topology stays.
         cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
         pool: how density is spread over layers.
@@ -43,7 +45,8 @@ def set(
         seed: of the topology.
 
     Raises:
-        ValueError: density outside (0, 1] or too low for a layer; no such layer.
+        ValueError: an argument that makes no sense; a density too low for a layer; no such layer, or one that is
+            quantized or parametrized.
     """
     return Sparsifier(
         model,

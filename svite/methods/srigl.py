@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.cut import fan_in
 from svite.sparsity.layers import units
 from svite.sparsity.pool import Allocation, erk
@@ -13,6 +14,7 @@ from svite.sparsity.score import gradient, magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
 
+@checked
 def srigl(
     model: nn.Module,
     density: float,
@@ -35,14 +37,15 @@ def srigl(
         density: kept fraction of the prunable weights, in (0, 1].
         steps: optimizer steps of the whole training.
         interval: steps between updates.
-        fraction: share of the living that the first update replaces.
+        fraction: share of the living that the first update replaces, in [0, 1].
         until: share of `steps` at which that share reaches zero.
         pool: how density is spread over layers.
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
         seed: of the topology.
 
     Raises:
-        ValueError: density outside (0, 1] or too low for a layer; no such layer.
+        ValueError: an argument that makes no sense; a density too low for a layer; no such layer, or one that is
+            quantized or parametrized.
     """
     end = int(until * steps)
     return Sparsifier(

@@ -6,9 +6,12 @@ from torch import nn
 
 from svite import tokens
 from svite.methods.svite import svite
+from svite.sparsity.arguments import checked
 from svite.sparsity.sparsifier import Sparsifier
+from svite.tokens.selector import checked_selection
 
 
+@checked
 def sviteplus(
     model: nn.Module,
     keep: float,
@@ -35,8 +38,9 @@ def sviteplus(
         seed: of the topology.
 
     Raises:
-        ValueError: keep or density outside (0, 1]; another kind of model, or no such block.
+        ValueError: an argument that makes no sense; another kind of model, or no such block.
     """
+    checked_selection(model, keep, at)  # before any weight is touched
     sparsifier = svite(model, density, steps, interval=interval, seed=seed)
     tokens.select(model, keep, at)
     return sparsifier

@@ -2,12 +2,14 @@
 
 from torch import nn
 
+from svite.sparsity.arguments import checked
 from svite.sparsity.penalty import penalties
 from svite.sparsity.pool import together
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.gates import add_gates, gates
 
 
+@checked
 def vtp(
     model: nn.Module,
     density: float,
@@ -35,7 +37,7 @@ def vtp(
         until: share of `steps` at which the penalty ends and the density is reached.
 
     Raises:
-        ValueError: a strength below 0; an `until` that never comes; density outside (0, 1], or one that would empty a
+        ValueError: an argument that makes no sense; an `until` that never comes; a density that would empty a
             layer; a model that can't be gated.
     """
     pools = together(gates(model), density)

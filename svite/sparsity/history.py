@@ -1,10 +1,12 @@
 """What happened to a topology: who was born, who died, who ever lived."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -72,8 +74,11 @@ class History:
             for name in units:
                 del kept[name]
 
-    def table(self, pools: Sequence[Pool], alive: Topology) -> "pd.DataFrame":
-        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""
+    def table(self, pools: Sequence[Pool], alive: Topology, uncovered: Mapping[str, torch.Size]) -> "pd.DataFrame":
+        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived.
+
+        The uncovered come last, as dense and with nothing (NaN) asked.
+        """
         import pandas as pd
 
         rows = [
@@ -89,6 +94,8 @@ class History:
             for pool in pools
             for unit in pool.units
         ]
+        dense = {"asked": math.nan, "achieved": 1.0, "born": 0, "died": 0, "ever": 1.0}
+        rows += [{"unit": name, "shape": "x".join(map(str, shape)), **dense} for name, shape in uncovered.items()]
         return pd.DataFrame(rows)
 
     def state_dict(self) -> dict[str, Any]:

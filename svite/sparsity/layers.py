@@ -1,59 +1,59 @@
 """Finding the weight matrices of a model, by name."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from svite.sparsity.cut import Cut, Part, Unit, element
-from svite.sparsity.sharded import at_rest, refuse_flattened
+from svite.sparsity.names import named_modules, named_parameters
+from svite.sparsity.ready import weight_of
 
 Cutting = Callable[[nn.Module, Sequence[str] | None], list[Unit]]
 
-_WRAPPERS = frozenset({"module", "_orig_mod"})
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what DDP and torch.compile put in front.
-
-    >>> plain_name("module._orig_mod.blocks.0.attn.qkv.weight")
-    'blocks.0.attn.qkv.weight'
-    """
-    return ".".join(part for part in name.split(".") if part and part not in _WRAPPERS)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of DDP and torch.compile."""
-    inner = getattr(model, "_orig_mod", getattr(model, "module", None))
-    return model if inner is None else unwrapped(inner)
-
-
-def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter by its plain name, one that is tied by its first; what FSDP2 has sharded as its shards.
-
-    Raises ValueError for a model whose weights FSDP1 or DeepSpeed has flattened.
-    """
-    refuse_flattened(model)
-    at_rest(model)
-    return {plain_name(name): parameter for name, parameter in model.named_parameters()}
+_TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+_ONE_WEIGHT = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | _TRANSPOSED
 
 
 def weights(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Parameter]:
-    """The weights of all linear and convolution layers, or of those whose module name matches a pattern of `layers`.
+    """The weights of all linear, convolution and torch attention layers, or of those whose name matches a pattern.
 
-    Raises ValueError for a model without such a layer and for a pattern that matches none.
+    They are `weight` of a linear or convolution layer, transposed or not, and the projections of queries, keys and
+    values of `nn.MultiheadAttention`, in one matrix or three. `uncovered` names what these leave out.
+
+    Raises ValueError for a model without such a layer, for a pattern that matches none, and for a layer whose weight is
+    computed from others, quantized or not there yet.
     """
-    parameters = named_parameters(model)
-    layer_weights = {
-        module.weight for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    }
-    found = {name: parameter for name, parameter in parameters.items() if parameter in layer_weights}
-    if not found:
+    names = {id(parameter): name for name, parameter in named_parameters(model).items()}
+    prunable = {name: module for name, module in named_modules(model).items() if _kinds(module)}
+    if not prunable:
         raise ValueError(f"{type(model).__name__} has no prunable layer; it needs a linear or convolution layer.")
-    if layers is None:
-        return found
-    names = {name.removesuffix(".weight"): name for name in found}
-    return {names[layer]: found[names[layer]] for layer in matching(names, layers)}
+    found = {}
+    for layer in prunable if layers is None else matching(prunable, layers):
+        for kind in _kinds(prunable[layer]):
+            weight = weight_of(layer, prunable[layer], kind)
+            if weight is not None:
+                found[names[id(weight)]] = weight
+    return found
+
+
+def _kinds(module: nn.Module) -> tuple[str, ...]:
+    """The names of a layer's weights."""
+    if isinstance(module, nn.MultiheadAttention):
+        return "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
+    packed = callable(getattr(type(module), "weight", None))  # a quantized layer of torch, no nn.Linear
+    return ("weight",) if isinstance(module, _ONE_WEIGHT) or packed else ()
+
+
+def uncovered(parameters: Mapping[str, Tensor], held: Collection[str]) -> dict[str, torch.Size]:
+    """The shapes of parameters of two or more dimensions that are not among the held, which no density counts.
+
+    Where none of the held is a matrix there are none to name: gates and scales count by themselves.
+    """
+    matrices = {name: parameter.shape for name, parameter in parameters.items() if parameter.dim() > 1}
+    left_out = {name: shape for name, shape in matrices.items() if name not in held}
+    return left_out if len(left_out) < len(matrices) else {}
 
 
 def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -77,11 +77,23 @@ def elements(model: nn.Module, layers: Sequence[str] | None = None) -> list[Unit
 def units(model: nn.Module, layers: Sequence[str] | None = None, cut: Cut | None = None) -> list[Unit]:
     """One unit a weight, cut the same way (default: every weight by itself).
 
-    Raises ValueError naming the layers that the cut does not divide.
+    Raises ValueError as `weights` does, and naming the layers that the cut does not divide.
     """
     cut = cut or element()
-    found = weights(model, layers)
-    uneven = [name for name, weight in found.items() if not cut.fits(weight.shape)]
+    whole, uneven = divided(model, cut, layers)
     if uneven:
-        raise ValueError(f"'{cut.pattern}' does not divide {', '.join(uneven)}; leave these out of `layers`.")
-    return [Unit.of(name, [Part(name, cut)], found) for name in found]
+        names = ", ".join(unit.name for unit in uneven)
+        raise ValueError(f"'{cut.pattern}' does not divide {names}; leave these out of `layers`.")
+    return whole
+
+
+def divided(model: nn.Module, cut: Cut, layers: Sequence[str] | None = None) -> tuple[list[Unit], list[Unit]]:
+    """Units of the weights that a cut divides, and units of the others, whose weights stand for themselves.
+
+    A transposed convolution holds its inputs in rows, which no cut but that into single weights is meant for.
+    """
+    found = weights(model, layers)
+    rows = {id(module.weight) for module in model.modules() if isinstance(module, _TRANSPOSED)}
+    fits = {name: cut.fits(w.shape) and (cut == element() or id(w) not in rows) for name, w in found.items()}
+    whole = [Unit.of(name, [Part(name, cut)], found) for name in found if fits[name]]
+    return whole, [Unit.of(name, [Part(name, element())], found) for name in found if not fits[name]]

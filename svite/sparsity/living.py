@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from svite.sparsity import mask
 from svite.sparsity.history import History, Update
-from svite.sparsity.layers import matching, named_parameters
+from svite.sparsity.layers import matching, uncovered
+from svite.sparsity.names import named_parameters
 from svite.sparsity.pool import Pool
+from svite.sparsity.ready import refuse_unready
 from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.sharded import is_sharded, shard_like
 
@@ -39,6 +41,7 @@ class Living:
         self.model = model
         self._arrange(contests)
         parameters = named_parameters(model)
+        refuse_unready(parameters)
         self.weights = {part.name: parameters[part.name] for unit in self.units.values() for part in unit.parts}
 
     def begin(self, alive: Mapping[str, Bool[Tensor, "_arena _member"]]) -> None:
@@ -91,7 +94,10 @@ class Living:
 
     @property
     def density(self) -> float:
-        """Alive over prunable weights, counted from the topology, whole on every rank."""
+        """Alive over all weights of the units, counted from the topology, whole on every rank.
+
+        What no unit holds does not count: position embeddings, recurrent layers and all else that `uncovered` names.
+        """
         sizes = {u.name: sum(self.weights[part.name].numel() for part in u.parts) for u in self.units.values()}
         alive = sum(int(self.alive[name].sum()) * sizes[name] // unit.size for name, unit in self.units.items())
         return alive / sum(sizes.values())
@@ -107,8 +113,16 @@ class Living:
         return self.history.updates
 
     def summary(self) -> "pd.DataFrame":
-        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived."""
-        return self.history.table(self.pools, self.alive)
+        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived.
+
+        Then one for each matrix that no unit holds: it is dense, nothing was asked of it, and no density counts it.
+        """
+        return self.history.table(self.pools, self.alive, self.uncovered)
+
+    @property
+    def uncovered(self) -> dict[str, torch.Size]:
+        """The shapes of the model's parameters of two or more dimensions that no unit holds."""
+        return uncovered(named_parameters(self.model), self.weights)
 
     # Where layers are replaced
 

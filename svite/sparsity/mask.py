@@ -11,6 +11,7 @@ from torch import Tensor
 from svite.sparsity.sharded import local
 
 SAMPLE = 1 << 14
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their size in bytes
 
 
 def count(density: float, members: int) -> int:
@@ -77,11 +78,13 @@ def newborn(
 
 @torch.no_grad()
 def silence(values: Float[Tensor, "..."], alive: Bool[Tensor, "..."]) -> None:
-    """Set the dead to zero, in place, shard by shard where both are sharded.
+    """Set the dead to +0.0 whatever they held, in place, shard by shard where both are sharded.
 
-    Booleans are read as bytes, by which torch multiplies four times as fast.
+    Zero times infinity is no zero, so bits are multiplied, not numbers: as integers of the same size, by 0 or 1. That
+    takes the time of a product of numbers (half precision: a third of it), a twentieth of what `masked_fill_` does.
     """
-    local(values).mul_(local(alive).view(torch.uint8))
+    bits = local(values)
+    bits.view(_INTEGERS[bits.element_size()]).mul_(local(alive).view(torch.uint8))
 
 
 def pack(alive: Bool[Tensor, "..."]) -> UInt8[Tensor, " bytes"]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from svite.sparsity.cut import Unit
-from svite.sparsity.layers import named_parameters, unwrapped
+from svite.sparsity.names import named_parameters, unwrapped
 from svite.sparsity.optimizers import trained_by
 from svite.sparsity.sharded import is_sharded
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from svite.sparsity.arguments import check
 from svite.sparsity.mask import survivors
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import Alive, Scores
@@ -65,8 +66,7 @@ def penalties(
 
     Raises ValueError for a strength that is no number of 0 or more, and for a cut that would never come.
     """
-    if not 0 <= strength < inf:
-        raise ValueError(f"The strength of the penalty is {strength}; it must be a number, and not below 0.")
+    check(strength=strength, steps=steps, until=until)
     last = max(int(until * steps), 1)
     if not 0 < until < 1 or last >= steps:
         raise ValueError(f"`until` is {until} of {steps} steps; the penalty must end between the first and the last.")

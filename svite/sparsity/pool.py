@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from svite.sparsity.arguments import check
 from svite.sparsity.cut import Unit
 from svite.sparsity.mask import count
 
@@ -32,14 +33,7 @@ class Pool:
 Allocation = Callable[[Sequence[Unit], float], list[Pool]]
 
 
-def checked_density(density: float) -> float:
-    """`density` itself; ValueError outside (0, 1]."""
-    if not 0 < density <= 1:
-        raise ValueError(f"The density is {density}; it must lie above 0 and at most at 1.")
-    return density
-
-
-def checked(pools: list[Pool]) -> list[Pool]:
+def _filled(pools: list[Pool]) -> list[Pool]:
     """The pools themselves; ValueError naming the units that would be left without a weight."""
     empty = [unit.name for pool in pools for unit in pool.units if pool.keep(pool.density) < len(pool.units)]
     if empty:
@@ -51,8 +45,12 @@ def checked(pools: list[Pool]) -> list[Pool]:
 
 
 def uniform(units: Sequence[Unit], density: float) -> list[Pool]:
-    """Every unit at the same density."""
-    return checked([Pool((unit,), checked_density(density)) for unit in units])
+    """Every unit at the same density.
+
+    Raises ValueError for a density outside (0, 1], as all allocations do, and for one that would empty a unit.
+    """
+    check(density=density)
+    return _filled([Pool((unit,), density) for unit in units])
 
 
 def together(units: Sequence[Unit], density: float) -> list[Pool]:
@@ -61,13 +59,14 @@ def together(units: Sequence[Unit], density: float) -> list[Pool]:
 
     Raises ValueError for units of several arenas, whose counts are fixed by their cut.
     """
+    check(density=density)
     several = [unit.name for unit in units if unit.arenas > 1]
     if several:
         raise ValueError(f"{several[0]} is cut into arenas; its members can't compete with those of other layers.")
     kinds: dict[str, list[Unit]] = {}
     for unit in units:
         kinds.setdefault(unit.kind, []).append(unit)
-    return checked([Pool(tuple(members), checked_density(density)) for members in kinds.values()])
+    return _filled([Pool(tuple(members), density) for members in kinds.values()])
 
 
 def with_branches(units: Sequence[Unit], density: float) -> list[Pool]:
@@ -75,7 +74,8 @@ def with_branches(units: Sequence[Unit], density: float) -> list[Pool]:
 
     Raises ValueError for units of several arenas, and for a density that leaves nothing alive at all.
     """
-    pools = [replace(pool, density=checked_density(density), may_empty=True) for pool in together(units, 1.0)]
+    check(density=density)
+    pools = [replace(pool, density=density, may_empty=True) for pool in together(units, 1.0)]
     for pool in pools:
         if not pool.keep(density):
             raise ValueError(
@@ -89,7 +89,7 @@ def erk(units: Sequence[Unit], density: float) -> list[Pool]:
 
     Layers that would pass 1 are dense, largest ratio first, and eps is solved again until the asked total fits.
     """
-    checked_density(density)
+    check(density=density)
     raw = {unit.name: sum(unit.shape) / prod(unit.shape) for unit in units}
     dense: set[str] = set()
     while True:
@@ -102,4 +102,4 @@ def erk(units: Sequence[Unit], density: float) -> list[Pool]:
         if scale * largest <= 1:
             break
         dense |= {unit.name for unit in sparse if raw[unit.name] == largest}
-    return checked([Pool((unit,), 1.0 if unit.name in dense else scale * raw[unit.name]) for unit in units])
+    return _filled([Pool((unit,), 1.0 if unit.name in dense else scale * raw[unit.name]) for unit in units])

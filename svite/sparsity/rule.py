@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from svite.sparsity import score
+from svite.sparsity.arguments import check
 from svite.sparsity.mask import newborn, survivors, top
 from svite.sparsity.pool import Pool
 from svite.sparsity.schedule import Schedule, constant
@@ -62,6 +63,9 @@ class Prune:
     ramp: Schedule = AT_ONCE
     batches: int = 1
 
+    def __post_init__(self) -> None:
+        check(batches=self.batches)
+
     @property
     def scores(self) -> tuple[score.Score, ...]:
         """What has to be evaluated at an update, in the order that `select` takes."""
@@ -95,16 +99,24 @@ class DropGrow:
     start: Callable[[Scores, Pool], Alive] = exact_start
     batches: int = 1
 
+    def __post_init__(self) -> None:
+        check(batches=self.batches, fraction=self.fraction(0))
+
     @property
     def scores(self) -> tuple[score.Score, ...]:
         """What has to be evaluated at an update, in the order that `select` takes."""
         return (self.drop, self.grow)
 
     def select(self, pool: Pool, alive: Alive, scores: Sequence[Scores], step: int) -> Alive:
-        """The members that live from `step` on; as many as before in each arena."""
+        """The members that live from `step` on; as many as before in each arena.
+
+        Raises ValueError for a fraction outside [0, 1].
+        """
         if pool.density == 1:
             return alive
-        births, left = divmod(int(self.fraction(step) * int(alive.count_nonzero()) + 0.5), len(alive))
+        fraction = self.fraction(step)
+        check(fraction=fraction)
+        births, left = divmod(int(fraction * int(alive.count_nonzero()) + 0.5), len(alive))
         changed = self._replace(alive, scores, births)
         if not left:
             return changed

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+from svite.sparsity.arguments import check
+
 Schedule = Callable[[int], float]
 Trigger = Callable[[int], bool]
 
@@ -54,7 +56,7 @@ def every(interval: int, until: int) -> Trigger:
 
     Raises ValueError for an interval below one.
     """
-    _check(interval)
+    check(interval=interval)
     return lambda step: interval <= step <= until and step % interval == 0
 
 
@@ -63,13 +65,8 @@ def ending(interval: int, last: int, begin: int = 1) -> Trigger:
 
     Raises ValueError for an interval below one.
     """
-    _check(interval)
+    check(interval=interval)
     return lambda step: begin <= step <= last and (last - step) % interval == 0
-
-
-def _check(interval: int) -> None:
-    if interval < 1:
-        raise ValueError(f"The update interval is {interval} steps; it must be at least 1.")
 
 
 def once(step: int = 0) -> Trigger:

@@ -19,8 +19,9 @@ def seeded(seed: int, step: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _finite(gradient: Float[Tensor, "..."]) -> bool:
-    return bool(whole(gradient.isfinite().all()))
+def _finite(values: Float[Tensor, "..."]) -> bool:
+    # A sum is finite of finite numbers only, and takes a thirtieth of the time; of many large ones it may overflow.
+    return bool(whole(values.sum()).isfinite()) or bool(whole(values.isfinite().all()))
 
 
 class Scorer:
@@ -45,9 +46,15 @@ class Scorer:
         return self.living.units[unit].gather(values).abs()
 
     def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
-        """The mean over the batches gathered so far, or the present score if not all were gathered of this unit."""
+        """The mean over the batches gathered so far, or the present score if not all were gathered of this unit.
+
+        Raises ValueError naming a unit with a member whose score is not a number, and so neither high nor low.
+        """
         sums = self._sums.get(score.__name__, {})
-        return whole(sums[unit]) / self._batches if unit in sums else self.now(score, unit, step)
+        values = whole(sums[unit]) / self._batches if unit in sums else self.now(score, unit, step)
+        if bool(values.sum().isnan()):  # none is negative, so infinite ones do not cancel
+            raise ValueError(f"The score '{score.__name__}' is NaN for members of {unit}; it must order all of them.")
+        return values
 
     def gather(self, scores: set[Score], step: int, resting: Collection[str] = ()) -> None:
         """Add the present values of the scores that look at gradients; a unit that rests begins anew next time."""
@@ -71,6 +78,12 @@ class Scorer:
     def gradients_are_finite(self) -> bool:
         """Whether every gradient there is holds finite numbers only."""
         return all(_finite(w.grad) for w in self.living.weights.values() if w.grad is not None)
+
+    def require_finite_weights(self) -> None:
+        """ValueError naming a weight that holds NaN or infinity."""
+        for name, weight in self.living.weights.items():
+            if not _finite(weight.detach()):
+                raise ValueError(f"{name} holds NaN or infinite values, from which no topology can be chosen.")
 
     def require_gradients(self, scores: tuple[Score, ...], resting: Collection[str] = ()) -> None:
         """ValueError naming a weight without the finite gradient that one of the scores looks at, of units at work."""

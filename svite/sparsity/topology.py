@@ -32,8 +32,9 @@ def selected(
 
     Units that rest keep their members; the others of their pool compete at the same density.
 
-    Raises ValueError where a score lacks the gradients that it looks at.
+    Raises ValueError where weights are not finite, and where a score lacks the gradients that it looks at or is NaN.
     """
+    scorer.require_finite_weights()
     scorer.require_gradients(tuple(dict.fromkeys(score for _, rule in contests for score in rule.scores)), resting)
     chosen: Topology = {name: alive[name] for name in resting}
     for whole, rule in contests:

@@ -32,7 +32,7 @@ def lay(units: list[Unit], weights: Mapping[str, Tensor], masks: Mapping[str, Te
         weight, alive = weights[name], masks[name]
         if weight.dim() < 2 or bool(whole(alive.all())):
             continue
-        total, count = whole((weight.square() * alive).sum()), whole(alive.sum())
+        total, count = whole(torch.where(alive, weight.square(), 0.0).sum()), whole(alive.sum())
         length = total.div(count).sqrt().nan_to_num(weight.shape[1] ** -0.5)
         drawn = torch.randn(weight.shape, generator=seeded(seed, update, f"waiting/{name}"))
         fresh = local(shard_like(drawn.to(weight.device, weight.dtype), weight)) * length

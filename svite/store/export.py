@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svite.sparsity.layers import unwrapped
+from svite.sparsity.names import unwrapped
 from svite.store.files import whole
 from svite.vit.mode import device_of, evaluating
 from svite.vit.opaque import refuse_meta, refuse_opaque

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from svite.sparsity.cut import Part, Unit, element
-from svite.sparsity.layers import named_parameters
+from svite.sparsity.names import named_parameters
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import Alive, Scores
 from svite.sparsity.sparsifier import Sparsifier

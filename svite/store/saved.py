@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from svite.sparsity.layers import unwrapped
+from svite.sparsity.names import unwrapped
 from svite.sparsity.sparsifier import Sparsifier
 from svite.store.container import read_container, write_container
 from svite.store.difference import is_plain
@@ -72,6 +72,7 @@ def note_of(path: str | Path) -> dict[str, Any]:
     return read_container(path)[0]["note"]
 
 
+@torch.inference_mode(False)  # whoever only runs the model may load it there, and a sparsifier's tensors can change
 def load(path: str | Path) -> tuple[nn.Module, Sparsifier | None]:
     """A model as `save` wrote it, and a sparsifier that holds its masks; None where it was saved without.
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from svite.sparsity.layers import unwrapped
+from svite.sparsity.names import unwrapped
 from svite.tokens.selector import Selector
 from svite.vit.mode import device_of, evaluating, uncompiled
 

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
+from svite.sparsity.arguments import check
 from svite.vit.attention import probabilities, queries_and_keys
 from svite.vit.parts import Zero
 
@@ -47,10 +48,7 @@ def anneal(model: nn.Module, progress: float, start: float = 10.0, stop: float =
 
     Raises ValueError for progress outside [0, 1] and for a temperature that is not above 0.
     """
-    if not 0 <= progress <= 1:
-        raise ValueError(f"progress is {progress}; it is the share of training that is done, from 0 to 1.")
-    if not min(start, stop) > 0:
-        raise ValueError(f"The temperature goes from {start} to {stop}; it must stay above 0.")
+    check(progress=progress, start=start, stop=stop)
     for module in model.modules():
         if isinstance(module, Learned):
             module.tau.fill_(start + (stop - start) * progress)

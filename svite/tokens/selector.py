@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from svite.sparsity.arguments import check
 from svite.sparsity.mask import count
 from svite.sparsity.sharded import refuse_sharded
 from svite.tokens.scorer import Learned, Scorer
@@ -109,9 +110,7 @@ def select(
             model doesn't have, that is named twice, or that has a selector; a block that `scorer` can't read; a model
             that is sharded. Nothing has changed then.
     """
-    blocks = [at] if isinstance(at, int) else list(at)
-    _check(model, keep, blocks)
-    refuse_sharded(model, "a selector's")
+    blocks = checked_selection(model, keep, at)
     selectors = {index: Selector(keep, model.num_prefix_tokens, scorer(model, index)) for index in blocks}
     for index, selector in selectors.items():
         block = model.blocks[index]
@@ -122,16 +121,17 @@ def select(
     return model
 
 
-def _check(model: nn.Module, keep: float, blocks: Sequence[int]) -> None:
+def checked_selection(model: nn.Module, keep: float, at: int | Sequence[int]) -> list[int]:
+    """The blocks of a selection; ValueError as `select` raises it, but for what only its scorer can tell."""
     if not isinstance(model, VisionTransformer):
         raise ValueError(
             f"{type(model).__name__} is not timm's VisionTransformer; tokens can be removed from no model that cares "
             "where they lie, and before it is wrapped or compiled."
         )
+    refuse_sharded(model, "a selector's")
     refuse_opaque(model, "svite.tokens.select")
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is {keep}; it must lie above 0 and at most at 1.")
-    depth = len(model.blocks)
+    check(keep=keep, at=at)
+    blocks, depth = [at] if isinstance(at, int) else list(at), len(model.blocks)
     absent = [str(index) for index in blocks if index not in range(depth)]
     if absent or not blocks:
         named = f"block {', '.join(absent)}" if absent else "no block"
@@ -148,3 +148,4 @@ def _check(model: nn.Module, keep: float, blocks: Sequence[int]) -> None:
             raise ValueError(
                 f"keep={keep} would leave none of the {arriving} patch tokens that reach block {index}; ask for more."
             )
+    return blocks

@@ -147,8 +147,8 @@ def write_results(trained: Trained, folder: Path, before: int) -> None:
 
 
 def _layers(run: Run, small: nn.Module, sparsifier: Sparsifier) -> pd.DataFrame:
-    """The sparsifier's summary; where gates were pruned, also what is left of each layer's heads and neurons."""
-    summary = sparsifier.summary()
+    """The units of the sparsifier's summary; where gates were pruned, also the heads and neurons left of each layer."""
+    summary = sparsifier.summary().dropna(subset="asked")
     if not all(name.endswith(".gate") for name in sparsifier.masks):
         return summary
     kept = structure.left(small)

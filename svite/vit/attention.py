@@ -7,7 +7,7 @@ from jaxtyping import Float
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from svite.sparsity.layers import unwrapped
+from svite.sparsity.names import unwrapped
 from svite.vit.mode import device_of, evaluating, uncompiled
 from svite.vit.opaque import refuse_deployed, refuse_meta
 

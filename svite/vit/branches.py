@@ -7,7 +7,8 @@ from timm.models.vision_transformer import Block, LayerScale
 from torch import nn
 
 from svite.sparsity.cut import Cut, Part, Unit
-from svite.sparsity.layers import matching, plain_name
+from svite.sparsity.layers import matching
+from svite.sparsity.names import named_modules
 from svite.sparsity.sharded import refuse_sharded
 
 _SCALES = {"ls1": "attn", "ls2": "mlp"}
@@ -46,7 +47,7 @@ def add_scales(model: nn.Module, layers: Sequence[str] | None = None) -> None:
 
 
 def _places(model: nn.Module, layers: Sequence[str] | None) -> dict[str, tuple[str, Block, str]]:
-    blocks = {plain_name(name): module for name, module in model.named_modules() if isinstance(module, Block)}
+    blocks = {name: module for name, module in named_modules(model).items() if isinstance(module, Block)}
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no timm Block, so there are no branches to prune.")
     found = {f"{n}.{branch}": (n, block, scale) for n, block in blocks.items() for scale, branch in _SCALES.items()}

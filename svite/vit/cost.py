@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from svite.sparsity.layers import plain_name, unwrapped
+from svite.sparsity.names import named_modules, unwrapped
 from svite.vit.mode import evaluating, uncompiled
 from svite.vit.opaque import refuse_opaque, refuse_unreadable
 
@@ -83,11 +83,11 @@ def macs(model: nn.Module) -> Macs:
         attention[name] = attention.get(name, 0) + products
 
     with ExitStack() as hooks:
-        for name, module in model.named_modules():
+        for name, module in named_modules(model).items():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                hooks.enter_context(module.register_forward_hook(partial(count_layer, plain_name(f"{name}.weight"))))
+                hooks.enter_context(module.register_forward_hook(partial(count_layer, f"{name}.weight".lstrip("."))))
             if isinstance(module, Attention):
-                hooks.enter_context(module.register_forward_hook(partial(count_attention, plain_name(name))))
+                hooks.enter_context(module.register_forward_hook(partial(count_attention, name)))
         total = _multiplied(model)
     known = Macs(uses, sizes, attention)
     return Macs(uses, sizes, attention, total - int(known.total()))
@@ -148,8 +148,8 @@ def cost(model: nn.Module) -> Cost:
     refuse_unreadable(model, "svite.cost")
     counted = macs(model)
     nonzero = {parameter: int(parameter.detach().count_nonzero()) for parameter in model.parameters()}
-    named = {plain_name(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
-    densities = {name: nonzero[named[name]] / counted.sizes[name] for name in counted.uses}
+    layers = {f"{name}.weight".lstrip("."): layer for name, layer in named_modules(model).items()}
+    densities = {name: nonzero[layers[name].weight] / counted.sizes[name] for name in counted.uses}
     return Cost(
         parameters=sum(parameter.numel() for parameter in nonzero),
         nonzero=sum(nonzero.values()),

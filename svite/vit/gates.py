@@ -5,7 +5,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from svite.sparsity.cut import Part, Unit, element
-from svite.sparsity.layers import plain_name
+from svite.sparsity.names import named_modules
+from svite.sparsity.ready import weight_of
 from svite.sparsity.sharded import refuse_sharded
 from svite.vit.surgery_alive import copied
 
@@ -37,7 +38,7 @@ def add_gates(model: nn.Module) -> None:
 
 
 def _sites(model: nn.Module) -> dict[str, nn.Linear]:
-    blocks = {plain_name(name): module for name, module in model.named_modules() if isinstance(module, Block)}
+    blocks = {name: module for name, module in named_modules(model).items() if isinstance(module, Block)}
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no timm Block, so there is nothing to gate.")
     linears = {
@@ -46,6 +47,8 @@ def _sites(model: nn.Module) -> dict[str, nn.Linear]:
     odd = [name for name, linear in linears.items() if type(linear) is not nn.Linear or hasattr(linear, "gate")]
     if odd:
         raise ValueError(f"{odd[0]} is no plain linear layer, or has a gate already, so it can't get one.")
+    for name, linear in linears.items():
+        weight_of(name, linear, "weight")
     return linears
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.hooks import RemovableHandle
 
-from svite.sparsity.layers import plain_name
+from svite.sparsity.names import named_modules
 from svite.sparsity.ownership import refuse_replaced
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.structure import HEADS, NEURONS
@@ -47,9 +47,9 @@ def narrow(model: nn.Module, sparsifier: Sparsifier) -> Narrowed:
     """
     refuse_replaced(sparsifier.weights, model)
     handles: list[RemovableHandle] = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model).items():
         for kind, what, view in ((Attention, HEADS, _narrow_attention), (Mlp, NEURONS, _narrow_mlp)):
-            unit = f"{plain_name(name)}.{what}"
+            unit = f"{name}.{what}"
             if isinstance(module, kind) and unit in sparsifier.units and _is_plain(module):
                 enter = _Enter(sparsifier, unit, view)
                 sparsifier.followers.append(enter)

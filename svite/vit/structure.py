@@ -6,7 +6,9 @@ from timm.layers import Attention, Mlp
 from torch import nn
 
 from svite.sparsity.cut import Cut, Part, Unit
-from svite.sparsity.layers import matching, named_parameters, plain_name
+from svite.sparsity.layers import matching
+from svite.sparsity.names import named_modules, named_parameters
+from svite.sparsity.ready import weight_of
 
 HEADS, NEURONS = "heads", "neurons"
 
@@ -54,29 +56,34 @@ def _units(
     what: str,
     parts: Callable[[str, nn.Module], Iterator[Part]],
 ) -> list[Unit]:
-    found = {plain_name(name): module for name, module in model.named_modules() if isinstance(module, kind)}
+    found = {name: module for name, module in named_modules(model).items() if isinstance(module, kind)}
     if not found:
         raise ValueError(f"{type(model).__name__} has no timm {kind.__name__} layer, so there are no {what} to prune.")
-    gathered = [name for name, layer in found.items() if not all(isinstance(m, nn.Linear) for m in _linears(layer))]
+    gathered = [n for n, layer in found.items() if not all(isinstance(m, nn.Linear) for m in _linears(layer).values())]
     if gathered:
         raise ValueError(f"{gathered[0]} reads gathered features; its {what} can't be pruned any more.")
     chosen = found if layers is None else matching(found, layers)
+    for layer in chosen:
+        for child, linear in _linears(found[layer]).items():
+            weight_of(f"{layer}.{child}", linear, "weight")
+            weight_of(f"{layer}.{child}", linear, "bias")
     weights = named_parameters(model)
     return [Unit.of(f"{name}.{what}", parts(name, found[name]), weights) for name in found if name in chosen]
 
 
-def _linears(layer: Attention | Mlp) -> tuple[nn.Module, nn.Module]:
-    return (layer.qkv, layer.proj) if isinstance(layer, Attention) else (layer.fc1, layer.fc2)
+def _linears(layer: Attention | Mlp) -> dict[str, nn.Module]:
+    names = ("qkv", "proj") if isinstance(layer, Attention) else ("fc1", "fc2")
+    return {name: getattr(layer, name) for name in names}
 
 
 def left(model: nn.Module) -> dict[str, int]:
     """How many heads and neurons each layer of a model has, by the name of their unit."""
     found = {}
-    for name, layer in model.named_modules():
+    for name, layer in named_modules(model).items():
         if isinstance(layer, Attention):
-            found[f"{plain_name(name)}.{HEADS}"] = layer.num_heads
+            found[f"{name}.{HEADS}"] = layer.num_heads
         elif isinstance(layer, Mlp):
-            found[f"{plain_name(name)}.{NEURONS}"] = layer.fc2.in_features
+            found[f"{name}.{NEURONS}"] = layer.fc2.in_features
     return found
 
 
