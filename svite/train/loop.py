@@ -1,7 +1,6 @@
 """The training loop: one run, on one process or several, that a kill at any step does not change."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from svite.study import Run
 from svite.tokens import anneal
 from svite.train import budget, sharding
 from svite.train.checkpoint import Writer, last_good, refuse_other, remove_halves
+from svite.train.device import threads
 from svite.train.ending import Stopped, naming_the_last_good, until_asked
 from svite.train.evaluate import validated
 from svite.train.finite import LOSS, Diverged, first_layer, first_parameter
@@ -52,7 +52,7 @@ class Loop:
     """
 
     def __init__(self, run: Run, source: Source, start: str | Path | None = None, shard: bool = False) -> None:
-        torch.set_num_threads(int(os.environ.get("SVITE_THREADS", "1")))
+        torch.set_num_threads(threads())
         self.run, self.source, self.recipe, self.start = run, source, run.recipe, start
         self.accelerator = accelerator_of_this_machine()
         self.sharded = shard and self.accelerator.num_processes > 1
