@@ -76,7 +76,7 @@ class Loop:
         if self.recipe.ema:
             self.average = self.average or Average(model, self.recipe.ema)
             self.average.keep_sparse(self.sparsifier)
-        self.plain_model, self.macs = model, macs(model)
+        self.plain_model, self.spending = model, budget.Spending(macs(model))
         at_rest(model)
         self.objective = Objective(self.recipe, model, device, self.source.moments)
         self.optimizer = make_optimizer(model, self.recipe)
@@ -126,7 +126,7 @@ class Loop:
             )
         self._update()
         self.loss_sum += self.loss
-        self.spent += self.recipe.batch * budget.step_macs(self.macs, self.sparsifier, self.optimizer)
+        self.spent += self.recipe.batch * self.spending.step(self.sparsifier, self.optimizer)
         self.step += 1
 
     def _backward(self, images: Pixels, labels: Labels) -> Float[Tensor, ""]:
