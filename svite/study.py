@@ -2,13 +2,29 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator
 
 from svite.recipe import Fraction, Images, Model, Recipe, Strict, read
 
 DENSE, HALF = "dense", "half"
 METHODS = tuple(sorted(p.stem for p in (Path(__file__).parent / "methods").glob("[a-z]*.py")))
+
+
+LONGEST = 200  # bytes: endings, and those of files half written, come after it, and file systems take 255
+
+
+def _file_name(name: str) -> str:
+    if not name.isprintable() or {*name} & {*"/\\"} or name[:1] in ("", ".", "-") or len(name.encode()) > LONGEST:
+        raise ValueError(
+            f"should be the name of a file: printable, of at most {LONGEST} bytes, without slashes, and no dot or dash "
+            "at its start"
+        )
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
 
 
 def _known(method: str) -> str:
@@ -22,10 +38,10 @@ class Run(Strict):
 
     method: str
     density: Fraction = 1.0
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     model: Model
     recipe: Recipe = Recipe()
-    name: str | None = Field(default=None, description="the run's key, where it is not method-density-seed")
+    name: FileName | None = Field(default=None, description="the run's key, where it is not method-density-seed")
 
     @field_validator("method")
     @classmethod

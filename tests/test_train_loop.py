@@ -93,7 +93,8 @@ def test_a_process_killed_in_mid_run_is_resumed_to_the_same_files(images, tmp_pa
     arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(images.folder), str(cut)]
     assert subprocess.run(arguments, check=False, capture_output=True).returncode == -signal.SIGKILL
     name = f"svite-0.5-0-{results.identity(run, images, None)}.ckpt"
-    assert sorted(path.name for path in cut.rglob("*") if path.is_file()) == [name, f"{name}.previous"]
+    left = [name, f"{name}.previous", "svite-0.5-0.lock"]
+    assert sorted(path.name for path in cut.rglob("*") if path.is_file()) == left
     steps = []
     advance = Loop.advance
     monkeypatch.setattr(Loop, "advance", lambda self: steps.append(self.step) or advance(self))

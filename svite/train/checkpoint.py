@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def remove(path: str | Path) -> None:
 
 def remove_halves(path: str | Path) -> None:
     """Delete what kills left half-written; for one process, before any writes."""
-    for left in Path(path).parent.glob(f".{Path(path).name}.*.part"):
+    for left in Path(path).parent.glob(f".{escape(Path(path).name)}.*.part"):
         left.unlink(missing_ok=True)
 
 
