@@ -4,9 +4,9 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
-from svite.recipe import Fraction, Images, Model, Recipe, Strict, read
+from svite.recipe import Fraction, Images, Model, Place, PositiveInt, Recipe, Strict, near, read
 
 DENSE, HALF = "dense", "half"
 METHODS = tuple(sorted(p.stem for p in (Path(__file__).parent / "methods").glob("[a-z]*.py")))
@@ -29,7 +29,7 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 
 def _known(method: str) -> str:
     if method not in METHODS:
-        raise ValueError(f"there is no method '{method}'; the methods are {', '.join(METHODS)}")
+        raise ValueError(f"there is no method '{method}'; {near(method, (DENSE, *METHODS), 'methods')}")
     return method
 
 
@@ -66,8 +66,8 @@ def key(method: str, density: float, seed: int) -> str:
 class Training(Run):
     """One run by itself, with its data: what `svite train` reads."""
 
-    data: str | Images = Field(description="a folder that is small enough for memory, or images read as needed")
-    start: str | None = Field(default=None, description="a trained model of svite's to start from")
+    data: Place | Images = Field(description="a folder that is small enough for memory, or images read as needed")
+    start: Place | None = Field(default=None, description="a trained model of svite's to start from")
 
     @property
     def run(self) -> Run:
