@@ -16,6 +16,7 @@ Amount = Annotated[float, Field(ge=0)]
 
 
 DEEPEST, MOST = 50, 100_000  # lists in lists, and values with what stands for them elsewhere, in any YAML
+MANY = 30  # words that a person may be shown
 SHORT = Repr()  # a few lines of YAML can stand for more lists than fit into memory
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 100, 100
 
@@ -161,7 +162,7 @@ def near(word: object, known: Iterable[str], what: str) -> str:
     """
     found = get_close_matches(str(word).lower(), known := list(known), 3)
     if not found:
-        return f"the {what} are {', '.join(known)}"
+        return f"the {what} are {', '.join(known[:MANY])}{', ...' if len(known) > MANY else ''}"
     return f"the nearest {'is' if len(found) == 1 else 'are'} {', '.join(found)}"
 
 
