@@ -34,6 +34,11 @@ def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
     return method(model, **arguments)
 
 
+def takes(method: str, setting: str) -> bool:
+    """Whether a method has an argument of that name."""
+    return method not in (DENSE, HALF) and setting in inspect.signature(getattr(methods, method)).parameters
+
+
 def first_model(run: Run, start: str | Path | None) -> nn.Module:
     """A new model (with timm's pretrained weights, if the run says so), or the trained one at `start`.
 

@@ -29,9 +29,16 @@ from svite.vit.surgery_alive import Masked
 
 
 def data_for(run: Run, folder: str | Path) -> Data:
-    """The data folder, read as the run's model wants it."""
-    arguments = run.model.arguments
-    return Data(folder, channels=arguments.get("in_chans", 3), size=arguments.get("img_size", 224))
+    """The data folder, read as the run's model wants it.
+
+    Raises ValueError for a model of images that are neither grey nor in colour, or no squares.
+    """
+    channels, size = (run.model.arguments.get(name, usual) for name, usual in (("in_chans", 3), ("img_size", 224)))
+    if channels not in (1, 3):
+        raise ValueError(f"model.in_chans is {channels!r}; images are grey (1) or in colour (3).")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"model.img_size is {size!r}; for images in memory it should be a number of pixels, 28 say.")
+    return Data(folder, channels=channels, size=size)
 
 
 def source_for(run: Run, data: Data | Images) -> Source:
@@ -95,14 +102,20 @@ def train(
 def images_before(start: str | Path | None) -> int:
     """The images that the model at `start` was trained on, from the metrics beside it.
 
-    Raises FileNotFoundError where these are missing.
+    Raises FileNotFoundError where these are missing, ValueError where they don't say.
     """
     if start is None:
         return 0
+    if not Path(start).is_file():
+        raise FileNotFoundError(f"start: there is no model {start}; train one, `svite train --set method=half` say.")
     metrics = Path(start).parent.parent / "metrics" / "train" / f"{Path(start).stem}.json"
     if not metrics.is_file():
         raise FileNotFoundError(f"{metrics} is missing; it says what the training of {start} cost.")
-    return json.loads(metrics.read_text())["images_seen"]
+    try:
+        return int(json.loads(metrics.read_text())["images_seen"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{metrics} does not say what the training of {start} cost ({reason}).") from None
 
 
 def dense_macs(run: Run) -> float:
