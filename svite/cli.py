@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     whole = commands.add_parser("repro", help="the study: run what changed")
     smoke = commands.add_parser("smoke", help="the whole pipeline at toy size, in a scratch copy")
     for command in (whole, smoke):
-        command.add_argument("--jobs", type=positive, default=1, help="stages at a time (1)")
+        command.add_argument("--jobs", type=training.positive, default=1, help="stages at a time (1)")
     smoke.add_argument("--twice", action="store_true", help="and again: it must find nothing to do")
     commands.add_parser("figures", help="figures, tables and report again, from results in git")
     commands.add_parser(
@@ -63,10 +63,3 @@ def parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("drift", help="committed results against those of this working tree")
     return top
-
-
-def positive(text: str) -> int:
-    """A number of processes."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number from 1 on")
-    return int(text)

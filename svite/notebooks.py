@@ -106,9 +106,13 @@ def read_yaml(text: str | Path) -> Any:
     >>> read_yaml("[1e-3, true, yes, 007, null]")
     [0.001, True, 'yes', 7, None]
     """
-    from ruamel.yaml import YAML
+    from svite.recipe import yaml_value
 
-    return YAML(typ="safe", pure=True).load(text)
+    where, read = (str(text), text.read_bytes()) if isinstance(text, Path) else (repr(text[:60]), text)
+    try:
+        return yaml_value(read, where, pure=True)
+    except ValueError as error:
+        raise NotebookError(str(error)) from None
 
 
 def parameter(argument: str) -> tuple[str, Any]:

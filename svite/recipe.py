@@ -1,19 +1,33 @@
 """How a model is trained, as a parameter file says it. Imports no torch."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from reprlib import Repr
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 
 
+DEEPEST, MOST = 50, 100_000  # lists in lists, and values with what stands for them elsewhere, in any YAML
+MANY = 30  # words that a person may be shown
 SHORT = Repr()  # a few lines of YAML can stand for more lists than fit into memory
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 100, 100
+
+
+def _on_disk(path: str) -> str:
+    if not path.isprintable():
+        raise ValueError("should be printable, as every path is")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_on_disk)]
 
 
 class Strict(BaseModel):
@@ -57,7 +71,7 @@ class Mixing(Strict):
 class Distillation(Strict):
     """A teacher: a model of timm's, or a file that `svite.save` wrote."""
 
-    teacher: str
+    teacher: Place
     kind: Literal["hard", "soft"] = "hard"
     share: Share = Field(default=0.5, description="of the loss that is the teacher's")
     temperature: PositiveFloat = 1.0
@@ -110,13 +124,13 @@ class Images(Strict):
     none tells how many samples a shard has, all are read once to count.
     """
 
-    name: str = ""
-    root: str
-    train: str = "train"
-    validation: str = "validation"
+    name: Place = ""
+    root: Place
+    train: Place = "train"
+    validation: Place = "validation"
     workers: Annotated[int, Field(ge=0)] = Field(default=4, description="processes that decode, a training process")
     unreadable: Literal["fatal", "skip"] = Field(default="fatal", description="what an image is that can't be read")
-    cache: str | None = Field(default=None, description="folder for shards from elsewhere; ~/.cache/svite")
+    cache: Place | None = Field(default=None, description="folder for shards from elsewhere; ~/.cache/svite")
     cache_gigabytes: PositiveFloat = Field(default=20.0, description="bound of that folder; at least four shards")
 
 
@@ -127,18 +141,60 @@ class Model(Strict):
     name: str
     pretrained: bool = Field(default=False, description="start from timm's own weights")
 
+    @model_validator(mode="after")
+    def _finite(self) -> Any:
+        for name, value in self.arguments.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} should be a finite number")
+        return self
+
     @property
     def arguments(self) -> dict[str, Any]:
         """What goes to `timm.create_model` beside the name."""
         return dict(self.model_extra)
 
 
-def sentence(error: ValidationError, where: str) -> str:
+def near(word: object, known: Iterable[str], what: str) -> str:
+    """How a complaint of an unknown word ends: with those it is like or, if it is like none, with all of them.
+
+    >>> near("epoch", ["batch", "epochs"], "keys"), near("x", ["batch", "epochs"], "keys")
+    ('the nearest is epochs', 'the keys are batch, epochs')
+    """
+    found = get_close_matches(str(word).lower(), known := list(known), 3)
+    if not found:
+        return f"the {what} are {', '.join(known[:MANY])}{', ...' if len(known) > MANY else ''}"
+    return f"the nearest {'is' if len(found) == 1 else 'are'} {', '.join(found)}"
+
+
+def shown(value: object) -> str:
+    """A value that somebody wrote, in a few words."""
+    try:
+        return SHORT.repr(value)
+    except ValueError:  # it has thousands of digits, and Python refuses to write them
+        return "a number of thousands of digits"
+
+
+def sentence(error: ValidationError, where: str, kind: type[Strict]) -> str:
     """The first complaint of a validation, in one sentence."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    said = "is not a known key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return f"{where}: {place}: {said} (got {SHORT.repr(first['input'])})."
+    found = error.errors()
+    meant = [each for each in found if not (each["type"] == "string_type" and isinstance(each["input"], dict))]
+    first = (meant or found)[0]
+    loc = [*first["loc"]]
+    if loc[:1] == ["data"]:
+        del loc[1:2]  # which of the two it can be
+    got = f"(got {shown(first['input'])})"
+    if first["type"] == "extra_forbidden":
+        said = f"is not a known key {got}; {near(loc[-1], _keys(kind, loc[:-1]), 'keys')}"
+    else:
+        said = f"{first['msg'].removeprefix('Value error, ')} {got}"
+    return f"{where}: {'.'.join(map(str, loc))}: {said}."
+
+
+def _keys(kind: type[Strict], place: Sequence[Any]) -> Iterable[str]:
+    for name in place:
+        annotation = kind.model_fields[name].annotation
+        kind = next(each for each in (annotation, *get_args(annotation)) if hasattr(each, "model_fields"))
+    return kind.model_fields
 
 
 def parse(kind: type[Strict], values: dict[str, Any], where: str) -> Any:
@@ -146,7 +202,52 @@ def parse(kind: type[Strict], values: dict[str, Any], where: str) -> Any:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ValueError(sentence(error, where)) from None
+        raise ValueError(sentence(error, where, kind)) from None
+
+
+def yaml_value(text: str | bytes, where: str, pure: bool = False) -> Any:
+    """What a YAML text says, read by the C library or (`pure`) by rules of YAML 1.2 alone.
+
+    Raises ValueError, in one sentence, for what is no YAML, is nested deeper than anybody would, or stands for more
+    values than it has.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        _refuse_overgrown(YAML(typ="safe").parse(text))
+        return YAML(typ="safe", pure=pure).load(text)  # builds plain values only, whatever a text's tags ask for
+    except (YAMLError, ValueError) as error:
+        place = getattr(error, "problem_mark", None)
+        said = (getattr(error, "problem", None) or str(error)).splitlines()[0].partition(";")[0]
+        line = f" in line {place.line + 1}" if place else ""
+        raise ValueError(f"{where} is not valid YAML: {said[:200]}{line}.") from None
+
+
+def _refuse_overgrown(events: Iterable[Any]) -> None:
+    """Raise ValueError before lists in lists overflow a parser's stack, or names that stand for names the memory."""
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
+
+    sizes: dict[str | None, int] = {}  # of what has a name
+    around: list[tuple[str | None, int]] = [(None, 0)]  # each list that is open: its name, and what is in it so far
+    for event in events:
+        if isinstance(event, CollectionStartEvent):
+            sizes[event.anchor] = MOST  # whoever stands for what is around it has no end
+            around.append((event.anchor, 1))
+            if len(around) > DEEPEST:
+                raise ValueError(f"it is nested more than {DEEPEST} deep")
+            continue
+        if isinstance(event, CollectionEndEvent):
+            name, size = around.pop()
+        elif isinstance(event, AliasEvent):
+            name, size = None, sizes.get(event.anchor, 1)
+        elif isinstance(event, ScalarEvent):
+            name, size = event.anchor, 1
+        else:
+            continue
+        sizes[name] = size
+        around[-1] = around[-1][0], around[-1][1] + size
+        if around[-1][1] >= MOST:
+            raise ValueError(f"it stands for more than {MOST} values, or for itself")
 
 
 def read(path: str | Path, kind: type[Strict], changes: Sequence[str] = ()) -> Any:
@@ -155,28 +256,30 @@ def read(path: str | Path, kind: type[Strict], changes: Sequence[str] = ()) -> A
     Raises FileNotFoundError; ValueError, in one sentence, for a file that is no mapping, an unknown key, a value out of
     range.
     """
-    from ruamel.yaml import YAML, YAMLError
-
-    yaml = YAML(typ="safe")  # builds plain values only, whatever a file's tags ask for
     try:
-        values = yaml.load(Path(path))
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds no mapping; it should have the keys {', '.join(kind.model_fields)}.")
-        for change in changes:
-            key, equals, value = change.partition("=")
-            if not equals:
-                raise ValueError(f"'{change}' sets nothing; it should read key=value, recipe.lr=0.001 say.")
-            *outer, last = key.split(".")
-            inner = values
-            for name in outer:
-                inner = inner.setdefault(name, {})
-                if not isinstance(inner, dict):
-                    raise ValueError(
-                        f"'{change}' sets a part of '{name}', which is {SHORT.repr(inner)} and has no parts."
-                    )
-            inner[last] = yaml.load(value)
+        values = yaml_value(Path(path).read_bytes(), str(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no parameter file {path}.") from None
-    except YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no mapping; it should have the keys {', '.join(kind.model_fields)}.")
+    for change in changes:
+        _set(values, change)
     return parse(kind, values, str(path))
+
+
+def _set(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise ValueError(f"'{change}' sets nothing; it should read key=value, recipe.lr=0.001 say.")
+    *outer, last = key.split(".")
+    for name in outer:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"'{change}' sets a part of '{name}', which is {shown(values)} and has no parts.")
+    value, before = yaml_value(text, shown(change)), values.get(last)
+    if isinstance(before, dict) and isinstance(value, str):
+        raise ValueError(
+            f"'{change}' puts a word in the place of '{key}', which has the parts {', '.join(map(str, before))}; set "
+            f"one of these, {key}.{next(iter(before), 'name')}={value} say."
+        )
+    values[last] = value

@@ -2,18 +2,34 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
-from svite.recipe import Fraction, Images, Model, Recipe, Strict, read
+from svite.recipe import Fraction, Images, Model, Place, PositiveInt, Recipe, Strict, near, read
 
 DENSE, HALF = "dense", "half"
 METHODS = tuple(sorted(p.stem for p in (Path(__file__).parent / "methods").glob("[a-z]*.py")))
 
 
+LONGEST = 200  # bytes: endings, and those of files half written, come after it, and file systems take 255
+
+
+def _file_name(name: str) -> str:
+    if not name.isprintable() or {*name} & {*"/\\"} or name[:1] in ("", ".", "-") or len(name.encode()) > LONGEST:
+        raise ValueError(
+            f"should be the name of a file: printable, of at most {LONGEST} bytes, without slashes, and no dot or dash "
+            "at its start"
+        )
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+
+
 def _known(method: str) -> str:
     if method not in METHODS:
-        raise ValueError(f"there is no method '{method}'; the methods are {', '.join(METHODS)}")
+        raise ValueError(f"there is no method '{method}'; {near(method, (DENSE, *METHODS), 'methods')}")
     return method
 
 
@@ -22,10 +38,10 @@ class Run(Strict):
 
     method: str
     density: Fraction = 1.0
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     model: Model
     recipe: Recipe = Recipe()
-    name: str | None = Field(default=None, description="the run's key, where it is not method-density-seed")
+    name: FileName | None = Field(default=None, description="the run's key, where it is not method-density-seed")
 
     @field_validator("method")
     @classmethod
@@ -50,8 +66,8 @@ def key(method: str, density: float, seed: int) -> str:
 class Training(Run):
     """One run by itself, with its data: what `svite train` reads."""
 
-    data: str | Images = Field(description="a folder that is small enough for memory, or images read as needed")
-    start: str | None = Field(default=None, description="a trained model of svite's to start from")
+    data: Place | Images = Field(description="a folder that is small enough for memory, or images read as needed")
+    start: Place | None = Field(default=None, description="a trained model of svite's to start from")
 
     @property
     def run(self) -> Run:

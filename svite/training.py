@@ -14,13 +14,26 @@ TERMINATED = 128 + signal.SIGTERM
 
 def parser() -> argparse.ArgumentParser:
     """What can be asked for."""
-    made = argparse.ArgumentParser(prog="python -m svite.train", description="Train one model, or go on training it.")
+    made = argparse.ArgumentParser(
+        prog="python -m svite.train",
+        description="Train one model, or go on training it. SVITE_DEVICE=cpu or cuda in the environment says on what, "
+        "SVITE_THREADS on how many threads a process.",
+    )
     made.add_argument("--params", required=True, help="the run: recipes/deit_small_imagenet.yaml, say")
     made.add_argument("--output", default="scratch", help="folder for model, metrics and curves (scratch)")
-    made.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="recipe.lr=0.001 seed=1 ...")
-    made.add_argument("--processes", type=int, default=1, help="start so many processes on this machine (1)")
+    made.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="recipe.lr=0.001 seed=1 ..."
+    )
+    made.add_argument("--processes", type=positive, default=1, help="start so many processes on this machine (1)")
     made.add_argument("--shard", action="store_true", help="shard weights and optimizer over the processes (FSDP2)")
     return made
+
+
+def positive(text: str) -> int:
+    """A number of processes."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number from 1 on")
+    return int(text)
 
 
 def main() -> None:
@@ -33,8 +46,16 @@ def run(options: argparse.Namespace) -> None:
 
     Ends with one sentence where that can't be done, and with status 143 where it was asked to end and has saved.
     """
+    try:
+        _train_until_asked(options)
+    except KeyboardInterrupt:
+        sys.exit("\nStopped; the same command goes on from its last checkpoint.")
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        sys.exit(f"svite: {error}")
+
+
+def _train_until_asked(options: argparse.Namespace) -> None:
     from svite.train.ending import Stopped, until_asked
-    from svite.train.finite import Diverged
 
     try:
         with until_asked(_terminate):
@@ -42,10 +63,6 @@ def run(options: argparse.Namespace) -> None:
     except Stopped as stopped:
         print(stopped, flush=True)
         sys.exit(TERMINATED)
-    except KeyboardInterrupt:
-        sys.exit("\nStopped; the same command goes on from its last checkpoint.")
-    except (ValueError, OSError, Diverged, RuntimeError) as error:
-        sys.exit(f"svite: {error}")
 
 
 def _terminate() -> None:
@@ -56,7 +73,15 @@ def _terminate() -> None:
 
 def _train(options: argparse.Namespace) -> None:
     training = read(options.params, Training, options.set)
-    if options.processes > 1 and "WORLD_SIZE" not in os.environ:
+    started = os.environ.get("WORLD_SIZE")
+    if options.processes > 1 and started not in (None, str(options.processes)):
+        raise ValueError(
+            f"--processes is {options.processes}, but a launcher has already started {started} (WORLD_SIZE); leave "
+            "--processes out, or unset WORLD_SIZE."
+        )
+    if options.shard and max(options.processes, int(started or 1)) == 1:
+        print("--shard has no other process to share with: this one holds all weights.", flush=True)
+    if options.processes > 1 and started is None:
         from svite.train.launch import launch
 
         launch(training, options.output, options.processes, options.shard)
@@ -67,10 +92,14 @@ def _train(options: argparse.Namespace) -> None:
 def train_here(training: Training, folder: Path, shard: bool = False) -> None:
     """Train in this process, as one of those that a launcher started or by itself."""
     from svite.train import results
+    from svite.train.told import unused
 
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first and (found := unused(training)):
+        print(f"Not used in this run: {'; '.join(found)}.", flush=True)
     data = training.data if isinstance(training.data, Images) else results.data_for(training.run, training.data)
     checkpoint = folder / ".scratch" / f"{training.key}.ckpt"
     trained = results.train(training.run, data, folder, training.start, checkpoint, shard=shard)
     last = trained.epochs[-1]
-    if int(os.environ.get("RANK", "0")) == 0:
+    if first:
         print(f"{training.key}: validation {last['validation_top1']:.2f} %; {folder}/models/{training.key}.safetensors")

@@ -17,11 +17,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import NoReturn
 
 from svite.notebooks import die_with_parent, environment
 
 ADDRESS = "SVITE_WARM"  # the environment variable that tells a stage where to ask for a kernel
+PROVISIONER = "svite-warm"  # as pyproject.toml registers it
 MESSAGE = 2**20  # bytes, at most
 IMPORTED = (
     *("accelerate", "IPython", "ipykernel.ipkernel", "matplotlib.pyplot", "pandas", "pydantic"),
@@ -32,8 +34,12 @@ IMPORTED = (
 
 @contextmanager
 def kernels() -> Iterator[None]:
-    """Inside, the kernels of `python -m svite.notebooks run` start warm, where the system can do it (Linux)."""
-    if not hasattr(os, "pidfd_open"):
+    """Inside, the kernels of `python -m svite.notebooks run` start warm, where the system can do it (Linux) and Jupyter
+    finds svite: a package that is on PYTHONPATH only has told it nothing."""
+    found = bool(entry_points(group="jupyter_client.kernel_provisioners", name=PROVISIONER))
+    if not found:
+        print("svite is not installed here, so each kernel starts anew (seconds); `pip install -e .` mends it.")
+    if not found or not hasattr(os, "pidfd_open"):
         yield
         return
     with tempfile.TemporaryDirectory(prefix="svite-") as folder:  # the path of a socket has 107 characters at most
@@ -44,7 +50,7 @@ def kernels() -> Iterator[None]:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        os.environ |= {ADDRESS: address, "JUPYTER_DEFAULT_PROVISIONER_NAME": "svite-warm"}
+        os.environ |= {ADDRESS: address, "JUPYTER_DEFAULT_PROVISIONER_NAME": PROVISIONER}
         try:
             yield
         finally:

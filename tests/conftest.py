@@ -1,8 +1,8 @@
-"""What all tests share: one thread, and the shapes and types of svite's annotations checked at every call."""
+"""What all tests share: one thread, the CPU even where there is a GPU, and annotations checked at every call."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ |= {"OMP_NUM_THREADS": "1", "SVITE_DEVICE": "cpu"}  # which the processes that they start inherit
 
 from jaxtyping import install_import_hook
 

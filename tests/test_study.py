@@ -28,12 +28,12 @@ def written(tmp_path: Path, path: str = "", value: object = None) -> Path:
 
 
 WRONG = [
-    ("recipe.epoch", 3, "recipe.epoch: is not a known key (got 3)."),
-    ("colour", "red", "colour: is not a known key (got 'red')."),
+    ("recipe.epoch", 3, "recipe.epoch: is not a known key (got 3); the nearest is epochs."),
+    ("colour", "red", "colour: is not a known key (got 'red'); the keys are data, model, recipe, grid, pair."),
     (
         "grid.scratch",
         ["svite", "sivte"],
-        "grid.scratch: there is no method 'sivte'; the methods are block, gmp, group, l1, layer,",
+        "grid.scratch: there is no method 'sivte'; the nearest are svite, s2vite (got ['svite', 'sivte']).",
     ),
     ("grid.densities", [0.5, 0.0], "grid.densities.1: Input should be greater than 0 (got 0.0)."),
     ("grid.densities", [1.5], "grid.densities.0: Input should be less than or equal to 1 (got 1.5)."),

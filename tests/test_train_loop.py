@@ -93,7 +93,8 @@ def test_a_process_killed_in_mid_run_is_resumed_to_the_same_files(images, tmp_pa
     arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(images.folder), str(cut)]
     assert subprocess.run(arguments, check=False, capture_output=True).returncode == -signal.SIGKILL
     name = f"svite-0.5-0-{results.identity(run, images, None)}.ckpt"
-    assert sorted(path.name for path in cut.rglob("*") if path.is_file()) == [name, f"{name}.previous"]
+    left = [name, f"{name}.previous", "svite-0.5-0.lock"]
+    assert sorted(path.name for path in cut.rglob("*") if path.is_file()) == left
     steps = []
     advance = Loop.advance
     monkeypatch.setattr(Loop, "advance", lambda self: steps.append(self.step) or advance(self))
@@ -172,17 +173,36 @@ def test_omp_costs_what_dense_halves_and_sparse_halves_cost(images, half, tmp_pa
 
 def test_a_training_step_looks_at_dead_weights_only_when_it_must(images):
     made = loop_of(a_run("svite"), images)
-    dense = made.macs.total()
-    masks = made.sparsifier.masks
-    sparse = made.macs.total({name: float(mask.float().mean()) for name, mask in masks.items()})
-    cost = [budget.step_macs(made.macs, made.sparsifier, made.optimizer)]
+    counted = macs(made.plain_model)
+    dense, masks = counted.total(), made.sparsifier.masks
+    sparse = counted.total({name: float(mask.float().mean()) for name, mask in masks.items()})
+    cost = [made.spending.step(made.sparsifier, made.optimizer)]
     made.sparsifier.step = 3
-    cost.append(budget.step_macs(made.macs, made.sparsifier, made.optimizer))
+    cost.append(made.spending.step(made.sparsifier, made.optimizer))
     muon = loop_of(a_run("svite", optimizer="muon"), images)
-    cost.append(budget.step_macs(muon.macs, muon.sparsifier, muon.optimizer))
+    cost.append(muon.spending.step(muon.sparsifier, muon.optimizer))
     assert cost == [3 * sparse, 2 * sparse + dense, 2 * sparse + dense]
-    assert budget.step_macs(made.macs, None, made.optimizer) == 3 * dense
+    assert made.spending.step(None, made.optimizer) == 3 * dense
     assert sparse < 0.6 * dense
+
+
+@pytest.mark.parametrize("method", ["svite", "gmp", "s2vite"])
+def test_masks_are_counted_once_a_topology_and_to_the_same_sum(method, images, monkeypatch):
+    made, counts, count = loop_of(a_run(method), images), [], budget.densities
+    monkeypatch.setattr(budget, "densities", lambda sparsifier: counts.append(sparsifier.step) or count(sparsifier))
+    made.model.train()
+    topologies, spent = [made.sparsifier.alive], 0.0
+    for _ in range(made.steps):
+        made.advance()
+        if made.sparsifier.alive is not topologies[-1]:
+            topologies.append(made.sparsifier.alive)
+        counted_anew = budget.Spending(macs(made.plain_model))
+        with monkeypatch.context() as apart:
+            apart.setattr(budget, "densities", count)
+            spent += 8 * counted_anew.step(made.sparsifier, made.optimizer)
+    assert made.spent == spent
+    assert len(made.sparsifier.updates) > 2
+    assert len(topologies) - 1 <= len(counts) <= len(topologies) < made.steps
 
 
 @pytest.mark.parametrize(("total", "first", "rest"), [(2, 1, 1), (5, 2, 3), (15, 7, 8)])

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import psutil
 import pytest
-from tiny_notebooks import executed, make, run, save, start, text
+from tiny_notebooks import ROOT, executed, make, run, save, start, text
 
 from svite import warm
 from svite.provisioner import Fork
@@ -130,3 +133,21 @@ def test_a_fork_behaves_as_a_process_does(warm_place):
     assert running.poll() is None
     running.terminate()
     assert (running.wait(), running.poll()) == (-signal.SIGTERM, -signal.SIGTERM)
+
+
+WITHOUT = "from svite import notebooks, warm\nwith warm.kernels(): notebooks.run('a', None, [], [])"
+
+
+def test_where_svite_is_not_installed_kernels_are_ordinary_ones_and_it_is_told(place):
+    """A Python that finds every package of this one, and of svite the source only, as on PYTHONPATH=."""
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if not package.name.startswith(("svite", "__editable__")) and package.suffix != ".pth":
+            Path("packages").mkdir(exist_ok=True)
+            Path("packages", package.name).symlink_to(package)
+    save("a", "print(6 * 7)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path("packages").absolute())])}
+    command = [sys.executable, "-S", "-c", WITHOUT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("svite is not installed here, so each kernel starts anew ")
+    assert text("a") == "42\n"

@@ -19,20 +19,33 @@ def epochs(run: Run, pretrained: bool) -> int:
     return total // 2 if run.method == HALF else total - total // 2
 
 
-def step_macs(counted: Macs, sparsifier: Sparsifier | None, optimizer: object) -> float:
-    """Multiply-accumulates of one training step for one image: forward, gradients of inputs, gradients of weights.
+class Spending:
+    """What steps cost, with masks counted once a topology: to count them asks the device.
 
-    The last are dense where dead weights' gradients are asked for: at updates, and at every step of an optimizer that
-    mixes the entries of what is pruned. While heads and neurons wait to be born, all of the step is dense. Counted as
-    if dead weights were free, which for single weights they are not on most hardware.
+    Multiply-accumulates of one training step for one image: forward, gradients of inputs, gradients of weights. The
+    last are dense where dead weights' gradients are asked for: at updates, and at every step of an optimizer that mixes
+    the entries of what is pruned. While heads and neurons wait to be born, all of the step is dense. Counted as if dead
+    weights were free, which for single weights they are not on most hardware.
     """
-    dense = counted.total()
-    if sparsifier is None:
-        return 3 * dense
-    sparse = counted.total(densities(sparsifier))
-    if sparsifier.wants_dense_gradient:
-        return 3 * dense if sparsifier.waits else 2 * sparse + dense
-    return 3 * sparse if len(sparsifier.masked_gradients(optimizer)) == len(sparsifier.weights) else 2 * sparse + dense
+
+    def __init__(self, counted: Macs) -> None:
+        self.counted, self.dense = counted, counted.total()
+        self._alive, self._sparse = None, self.dense
+
+    def step(self, sparsifier: Sparsifier | None, optimizer: object) -> float:
+        """Of one step, the sparsifier standing as it does."""
+        if sparsifier is None:
+            return 3 * self.dense
+        sparse = self._forward(sparsifier)
+        if sparsifier.wants_dense_gradient:
+            return 3 * self.dense if sparsifier.waits else 2 * sparse + self.dense
+        masked = len(sparsifier.masked_gradients(optimizer)) == len(sparsifier.weights)
+        return 3 * sparse if masked else 2 * sparse + self.dense
+
+    def _forward(self, sparsifier: Sparsifier) -> float:
+        if sparsifier.alive is not self._alive:
+            self._alive, self._sparse = sparsifier.alive, self.counted.total(densities(sparsifier))
+        return self._sparse
 
 
 def densities(sparsifier: Sparsifier) -> dict[str, float]:

@@ -4,6 +4,8 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises ValueError for a truncated or foreign file.
     """
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"The checkpoint {path} is damaged ({reason}); delete it to train from the start.") from None
+    if not isinstance(state, dict):
+        raise _foreign(path)
+    return state
+
+
+def _foreign(path: str | Path) -> ValueError:
+    return ValueError(
+        f"The checkpoint {path} is no training run's; move it away, or delete it to train from the start."
+    )
 
 
 def last_good(path: str | Path) -> dict[str, Any] | None:
@@ -87,7 +98,7 @@ def remove(path: str | Path) -> None:
 
 def remove_halves(path: str | Path) -> None:
     """Delete what kills left half-written; for one process, before any writes."""
-    for left in Path(path).parent.glob(f".{Path(path).name}.*.part"):
+    for left in Path(path).parent.glob(f".{escape(Path(path).name)}.*.part"):
         left.unlink(missing_ok=True)
 
 
@@ -149,6 +160,25 @@ def differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
             yield from differences(before.get(key), now.get(key), f"{place}.{key}" if place else str(key))
     elif before != now:
         yield f"{place} was {before!r} and is {now!r}"
+
+
+def refuse_foreign(state: dict[str, Any], path: str | Path) -> None:
+    """Raise ValueError for a file of torch's that no training run of svite's wrote."""
+    if not all(isinstance(state.get(part), dict) for part in ("settings", "loop")):
+        raise _foreign(path)
+
+
+@contextmanager
+def of_this_version(path: str | Path) -> Iterator[None]:
+    """Where a checkpoint is loaded: raise ValueError for one whose parts are not those that a run has today."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(
+            f"The checkpoint {path} is of another version of svite ({reason}); go on with that one, or delete it to "
+            "train from the start."
+        ) from None
 
 
 def refuse_other(before: dict[str, Any], now: dict[str, Any], path: str | Path) -> None:

@@ -1,6 +1,5 @@
 """Training in processes of its own, started from one: a notebook, or a command line."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from svite.store.files import write
 from svite.study import Training
 
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # with torchrun's own, gloo hangs after a restart (torch 2.13)
@@ -21,29 +19,32 @@ def launch(training: Training, folder: str | Path, processes: int, shard: bool =
 
     Raises RuntimeError, with what the processes said of it, where the training fails.
     """
-    params = Path(folder) / ".scratch" / f"{training.key}.json"
-    write(params, json.dumps(training.model_dump(mode="json"), indent=1) + "\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "svite.train", "--params", str(params), "--output", str(folder), *(["--shard"] if shard else [])]
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
+    command += ["-m", "svite.train", "--output", str(folder), *(["--shard"] if shard else [])]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as params, tempfile.TemporaryFile("w+") as errors:
+        params.write(training.model_dump_json(exclude_unset=True))
+        params.flush()
+        command += ["--params", params.name]
+        with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | OWN_STORE
-        ) as running,
-    ):
-        try:
-            _print_all(running.stdout)
-        except BaseException:
-            running.terminate()  # torchrun passes it on, and each process saves where it is
-            _print_all(running.stdout)
-            running.wait()
-            raise
-        if running.wait():
+        ) as running:
+            _print_until_it_ends(running)
+        if running.returncode:
             errors.seek(0)
             said = errors.read().splitlines()
             ours = [line.removeprefix("svite: ") for line in said if line.startswith("svite: ")]
             raise RuntimeError("\n".join(dict.fromkeys(ours or said[-20:])))  # processes often say the same
-    params.unlink()
+
+
+def _print_until_it_ends(running: subprocess.Popen[str]) -> None:
+    try:
+        _print_all(running.stdout)
+    except BaseException:
+        running.terminate()  # torchrun passes it on, and each process saves where it is
+        _print_all(running.stdout)
+        raise
+    finally:
+        running.wait()
 
 
 def _print_all(lines: Iterable[str]) -> None:

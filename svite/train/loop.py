@@ -1,7 +1,6 @@
 """The training loop: one run, on one process or several, that a kill at any step does not change."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from svite.sparsity.sharded import at_rest
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study import Run
 from svite.tokens import anneal
-from svite.train import budget, sharding
-from svite.train.checkpoint import Writer, last_good, refuse_other, remove_halves
-from svite.train.ending import Stopped, naming_the_last_good, until_asked
+from svite.train import budget, sharding, told
+from svite.train.checkpoint import Writer, last_good, of_this_version, refuse_foreign, refuse_other, remove_halves
+from svite.train.device import threads
+from svite.train.ending import Stopped, naming_the_batch, naming_the_last_good, until_asked
 from svite.train.evaluate import validated
 from svite.train.finite import LOSS, Diverged, first_layer, first_parameter
 from svite.train.objective import Labels, Objective, Pixels
@@ -52,7 +52,7 @@ class Loop:
     """
 
     def __init__(self, run: Run, source: Source, start: str | Path | None = None, shard: bool = False) -> None:
-        torch.set_num_threads(int(os.environ.get("SVITE_THREADS", "1")))
+        torch.set_num_threads(threads())
         self.run, self.source, self.recipe, self.start = run, source, run.recipe, start
         self.accelerator = accelerator_of_this_machine()
         self.sharded = shard and self.accelerator.num_processes > 1
@@ -76,7 +76,7 @@ class Loop:
         if self.recipe.ema:
             self.average = self.average or Average(model, self.recipe.ema)
             self.average.keep_sparse(self.sparsifier)
-        self.plain_model, self.macs = model, macs(model)
+        self.plain_model, self.spending = model, budget.Spending(macs(model))
         at_rest(model)
         self.objective = Objective(self.recipe, model, device, self.source.moments)
         self.optimizer = make_optimizer(model, self.recipe)
@@ -86,7 +86,7 @@ class Loop:
         half = HALF_PRECISION.get(self.recipe.precision)
         self.autocast = torch.autocast(device.type, half, enabled=half is not None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
-        self.step, self.spent, self.loss_sum, self.rows = 0, 0.0, 0.0, []
+        self.step, self.skipped, self.spent, self.loss_sum, self.rows = 0, 0, 0.0, 0.0, []
         self.loss, self.batches = 0.0, self._from_here_on()
         self.saving = self.stopping = self.asked_to_end = False
 
@@ -126,7 +126,7 @@ class Loop:
             )
         self._update()
         self.loss_sum += self.loss
-        self.spent += self.recipe.batch * budget.step_macs(self.macs, self.sparsifier, self.optimizer)
+        self.spent += self.recipe.batch * self.spending.step(self.sparsifier, self.optimizer)
         self.step += 1
 
     def _backward(self, images: Pixels, labels: Labels) -> Float[Tensor, ""]:
@@ -150,7 +150,9 @@ class Loop:
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.plain_model.parameters(), self.recipe.clip)
         self.scaler.step(self.optimizer)
+        scale = self.scaler.get_scale()
         self.scaler.update()
+        self.skipped += self.scaler.get_scale() < scale
         if self.sparsifier:
             self.sparsifier.after_step()
         if self.average:
@@ -189,6 +191,7 @@ class Loop:
         """
         return {
             "step": self.step,
+            "skipped": self.skipped,
             "spent": self.spent,
             "loss_sum": self.loss_sum,
             "rows": list(self.rows),
@@ -201,7 +204,8 @@ class Loop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.step, self.spent, self.loss_sum = state["step"], state["spent"], state["loss_sum"]
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.spent, self.loss_sum = state["spent"], state["loss_sum"]
         self.rows, self.batches = list(state["rows"]), self._from_here_on()
         sharding.load_weights(self.plain_model, state["model"])
         sharding.load_optimizer(self.optimizer, state["optimizer"])
@@ -214,14 +218,16 @@ class Loop:
     def resume(self, checkpoint: str | Path, settings: dict[str, Any]) -> None:
         """Go on from the newest checkpoint that can be read, if there is one.
 
-        Raises ValueError, naming what differs, for one of other settings.
+        Raises ValueError for one of other settings, naming what differs, and for one that no such run has written.
         """
         if self.accelerator.is_main_process:
             remove_halves(checkpoint)
         state = last_good(checkpoint)
         if state is not None:
+            refuse_foreign(state, checkpoint)
             refuse_other(state["settings"], settings, checkpoint)
-            self.load_state_dict(state["loop"])
+            with of_this_version(checkpoint):
+                self.load_state_dict(state["loop"])
 
     def fit(self, checkpoint: str | Path | None = None, settings: dict[str, Any] | None = None) -> Trained:
         """Train to the end, from `checkpoint` where there is one, saving there after each epoch and in long ones.
@@ -235,6 +241,8 @@ class Loop:
         self.settings = settings
         writer = Writer(checkpoint) if checkpoint is not None and self.accelerator.is_main_process else None
         progress = Progress(self.epochs, self.step / self.per_epoch, self.accelerator.is_main_process)
+        if self.accelerator.is_main_process and (said := told.at_rest(self.run, self.sparsifier, self.steps)):
+            print(said, flush=True)
         self.model.train()
         with (
             naming_the_last_good(checkpoint, self.accelerator.wait_for_everyone),
@@ -248,10 +256,10 @@ class Loop:
         return Trained(self.run, *self.finished(), self.rows, images, self.spent)
 
     def _tell_skipped(self) -> None:
-        skipped = self.steps - self.sparsifier.step if self.sparsifier else 0
-        if skipped and self.accelerator.is_main_process:
+        if self.skipped and self.accelerator.is_main_process:
             print(
-                f"{skipped} of {self.steps} steps were skipped, their gradients too large for {self.recipe.precision}."
+                f"{self.skipped} of {self.steps} steps were skipped, their gradients too large for "
+                f"{self.recipe.precision}."
             )
 
     def end(self) -> None:
@@ -279,7 +287,8 @@ class Loop:
     def _go_on(self, writer: Writer | None, progress: Progress) -> None:
         """One step, and what is due after it."""
         self.saving = bool(writer) and writer.seconds_since > SECONDS_BETWEEN_CHECKPOINTS
-        self.advance()
+        with naming_the_batch(self.recipe, self.share.of):
+            self.advance()
         ended = self.step % self.per_epoch == 0
         self.saving = self.saving or ended
         if self.saving or self.stopping:

@@ -10,7 +10,7 @@ from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from svite.recipe import Distillation, Mixing, Recipe
+from svite.recipe import Distillation, Mixing, Recipe, near
 from svite.store.saved import load
 from svite.train.source import Moments
 from svite.train.views import random_numbers_kept
@@ -45,7 +45,8 @@ def teacher_for(student: nn.Module, distillation: Distillation) -> nn.Module:
                 distillation.teacher, pretrained=True, num_classes=student.num_classes, in_chans=student.in_chans
             )
         except RuntimeError as error:
-            raise ValueError(f"recipe.distillation.teacher: no file, and {error}.") from None
+            said = near(distillation.teacher, timm.list_models(pretrained=True), "models")
+            raise ValueError(f"recipe.distillation.teacher: no file, and {error}; {said}.") from None
     if teacher.num_classes != student.num_classes:
         raise ValueError(
             f"recipe.distillation.teacher: '{distillation.teacher}' knows {teacher.num_classes} classes, "

@@ -11,7 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from svite import methods
-from svite.recipe import Recipe
+from svite.recipe import Recipe, near
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study import DENSE, HALF, Run
 from svite.train.store import build, load_model
@@ -34,6 +34,11 @@ def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
     return method(model, **arguments)
 
 
+def takes(method: str, setting: str) -> bool:
+    """Whether a method has an argument of that name."""
+    return method not in (DENSE, HALF) and setting in inspect.signature(getattr(methods, method)).parameters
+
+
 def first_model(run: Run, start: str | Path | None) -> nn.Module:
     """A new model (with timm's pretrained weights, if the run says so), or the trained one at `start`.
 
@@ -53,7 +58,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     Raises ValueError for a name that timm does not know.
     """
     if recipe.optimizer not in list_optimizers():
-        raise ValueError(f"recipe.optimizer: timm has no optimizer '{recipe.optimizer}'; try adamw, sgd or muon.")
+        said = near(recipe.optimizer, list_optimizers(), "optimizers")
+        raise ValueError(f"recipe.optimizer: timm has no optimizer '{recipe.optimizer}'; {said}.")
     rates = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "layer_decay": recipe.layer_decay}
     return create_optimizer_v2(model, opt=recipe.optimizer, **rates, **fused(recipe.optimizer))
 

@@ -9,18 +9,19 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from svite.sparsity.sparsifier import Sparsifier
+from svite.train.device import takes_gpu
 from svite.train.source import Batch, Share
 
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def accelerator_of_this_machine() -> Accelerator:
-    """Accelerate's view of the processes that a launcher started; on CPU where there is no GPU.
+    """Accelerate's view of the processes that a launcher started, on the device that `device.takes_gpu` says.
 
-    Raises ValueError where its own configuration asks for another way to spread a model.
+    Raises ValueError where its own configuration asks for another way to spread a model, or the device is not there.
     """
     # Precision and compilation are the recipe's: a result must not depend on who launched it.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", dynamo_backend="no")
+    accelerator = Accelerator(cpu=not takes_gpu(), mixed_precision="no", dynamo_backend="no")
     if accelerator.distributed_type not in PLAIN:
         raise ValueError(
             f"Accelerate's configuration asks for {accelerator.distributed_type.value}; set it to none there, and pass "

@@ -19,6 +19,7 @@ from svite.train.data import CHECKSUMS, Data
 from svite.train.finish import finished
 from svite.train.loaded import Loaded
 from svite.train.loop import Loop, Trained
+from svite.train.outputs import held, outputs
 from svite.train.source import InMemory, Source
 from svite.train.store import build, load_model, save_model
 from svite.train.views import config
@@ -28,9 +29,16 @@ from svite.vit.surgery_alive import Masked
 
 
 def data_for(run: Run, folder: str | Path) -> Data:
-    """The data folder, read as the run's model wants it."""
-    arguments = run.model.arguments
-    return Data(folder, channels=arguments.get("in_chans", 3), size=arguments.get("img_size", 224))
+    """The data folder, read as the run's model wants it.
+
+    Raises ValueError for a model of images that are neither grey nor in colour, or no squares.
+    """
+    channels, size = (run.model.arguments.get(name, usual) for name, usual in (("in_chans", 3), ("img_size", 224)))
+    if channels not in (1, 3):
+        raise ValueError(f"model.in_chans is {channels!r}; images are grey (1) or in colour (3).")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"model.img_size is {size!r}; for images in memory it should be a number of pixels, 28 say.")
+    return Data(folder, channels=channels, size=size)
 
 
 def source_for(run: Run, data: Data | Images) -> Source:
@@ -75,31 +83,39 @@ def train(
     own in `.scratch`; at a `checkpoint` that is named, one of other settings is refused. Several processes `shard` the
     weights and the optimizer's state among them (FSDP2), or each hold all (DDP).
 
-    Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`; nothing is written then.
+    Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`, and nothing is written
+    then; OSError for files that can't be written, or that another process is at.
     """
     folder = Path(folder)
     before = images_before(start)
     loop = Loop(run, source_for(run, data), start, shard)
     checkpoint = checkpoint or folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
-    trained = loop.fit(checkpoint, settings(run, data, start))
-    if loop.accelerator.is_main_process:
-        write_results(trained, folder, before)
-        remove(checkpoint)
-    loop.accelerator.wait_for_everyone()
+    with held(run, folder, checkpoint, loop.accelerator):
+        trained = loop.fit(checkpoint, settings(run, data, start))
+        if loop.accelerator.is_main_process:
+            write_results(trained, folder, before)
+            remove(checkpoint)
+        loop.accelerator.wait_for_everyone()
     return trained
 
 
 def images_before(start: str | Path | None) -> int:
     """The images that the model at `start` was trained on, from the metrics beside it.
 
-    Raises FileNotFoundError where these are missing.
+    Raises FileNotFoundError where these are missing, ValueError where they don't say.
     """
     if start is None:
         return 0
+    if not Path(start).is_file():
+        raise FileNotFoundError(f"start: there is no model {start}; train one, `svite train --set method=half` say.")
     metrics = Path(start).parent.parent / "metrics" / "train" / f"{Path(start).stem}.json"
     if not metrics.is_file():
         raise FileNotFoundError(f"{metrics} is missing; it says what the training of {start} cost.")
-    return json.loads(metrics.read_text())["images_seen"]
+    try:
+        return int(json.loads(metrics.read_text())["images_seen"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{metrics} does not say what the training of {start} cost ({reason}).") from None
 
 
 def dense_macs(run: Run) -> float:
@@ -132,18 +148,17 @@ def measured(trained: Trained, small: nn.Module, masked: Masked | None, before: 
 
 def write_results(trained: Trained, folder: Path, before: int) -> None:
     """Model, metrics and curves, each whole or not at all. The model is saved without what is dead as a whole."""
-    key, sparsifier = trained.run.key, trained.sparsifier
+    paths, sparsifier = outputs(trained.run, folder), trained.sparsifier
     small, masked = finished(trained.model, sparsifier)
-    path = folder / "models" / f"{key}.safetensors"
-    save_model(path, small, trained.run, masked)
-    found = measured(trained, small, masked, before) | {"bytes": path.stat().st_size}
-    write(folder / "metrics" / "train" / f"{key}.json", json.dumps(found, indent=1) + "\n")
+    save_model(paths["model"], small, trained.run, masked)
+    found = measured(trained, small, masked, before) | {"bytes": paths["model"].stat().st_size}
+    write(paths["metrics"], json.dumps(found, indent=1) + "\n")
     tables = {"epochs": pd.DataFrame(trained.epochs)}
     if sparsifier:
         tables["updates"] = pd.DataFrame(sparsifier.updates, columns=[field.name for field in fields(Update)])
         tables["layers"] = _layers(trained.run, small, sparsifier)
     for name, table in tables.items():
-        write(folder / "curves" / name / f"{key}.csv", table.to_csv(index=False, float_format="%.8g"))
+        write(paths[name], table.to_csv(index=False, float_format="%.8g"))
 
 
 def _layers(run: Run, small: nn.Module, sparsifier: Sparsifier) -> pd.DataFrame:

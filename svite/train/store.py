@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from svite.recipe import Model, parse
+from svite.recipe import Model, near, parse
 from svite.store.saved import load, note_of, save
 from svite.study import Run
 from svite.vit.surgery_alive import Masked
@@ -17,10 +17,14 @@ def build(model: Model, pretrained: bool = False) -> nn.Module:
     """
     import timm
 
+    if model.name.partition(":")[0] == model.name and not timm.is_model(model.name):
+        said = near(model.name, timm.list_models(), "models")
+        raise ValueError(f"model.name: timm has no model '{model.name}'; {said}.")
     try:
         return timm.create_model(model.name, pretrained=pretrained, **model.arguments)
-    except (TypeError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"model: timm can't build '{model.name}': {error}.") from None
+    except Exception as error:  # whatever its code comes to with arguments that it never checks
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(f"model: timm can't build '{model.name}' of these arguments: {said}.") from None
 
 
 def save_model(path: str | Path, model: nn.Module, run: Run, masked: Masked | None = None) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from svite.train.cache import Unavailable
+from svite.train.device import takes_gpu
 from svite.train.views import Seen, Viewed, Wanted, collate
 
 DIED = ("exited unexpectedly", "is killed by signal")  # in what torch says of a worker
@@ -23,7 +24,7 @@ def delivered(viewed: Viewed, batches: Iterable[list[Wanted]], workers: int) -> 
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=takes_gpu(),
         worker_init_fn=_apart,
         multiprocessing_context=_forkserver() if workers else None,
         generator=torch.Generator(),  # else the seed that it gives each worker is drawn from the training's

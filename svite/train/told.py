@@ -1,0 +1,46 @@
+"""What a run does not pass over in silence: settings that it never looks at, and what was asked for and can't be."""
+
+from collections.abc import Iterator
+
+from svite.sparsity.sparsifier import Sparsifier
+from svite.study import DENSE, HALF, Run, Training
+from svite.train.parts import takes
+
+FOR_MEMORY = ("rotate", "zoom", "shift")
+
+
+def unused(training: Training) -> list[str]:
+    """Each setting that somebody wrote and the run never looks at, with the reason."""
+    return [*_of_data(training), *_of_method(training), *_of_parts(training)]
+
+
+def _of_data(training: Training) -> Iterator[str]:
+    written = training.recipe.model_fields_set
+    if not isinstance(training.data, str):
+        yield from (f"recipe.{name} (for images in memory)" for name in FOR_MEMORY if name in written)
+    elif "views" in written:
+        yield "recipe.views (for images read from files; those in memory are turned, zoomed and shifted)"
+
+
+def _of_method(training: Training) -> Iterator[str]:
+    if training.method in (DENSE, HALF) and training.density != 1.0:
+        yield f"density ({training.method} keeps every weight)"
+    if "interval" in training.recipe.model_fields_set and not takes(training.method, "interval"):
+        yield f"recipe.interval ({training.method} changes no topology in training)"
+    if training.start and training.model.pretrained:
+        yield "model.pretrained (the run starts from `start`)"
+
+
+def _of_parts(training: Training) -> Iterator[str]:
+    taught, mixing = training.recipe.distillation, training.recipe.mixing
+    if taught and taught.kind == "hard" and "temperature" in taught.model_fields_set:
+        yield "recipe.distillation.temperature (for a soft teacher)"
+    if mixing and "switch" in mixing.model_fields_set and not (mixing.mixup and mixing.cutmix):
+        yield "recipe.mixing.switch (one of mixup and cutmix is 0)"
+
+
+def at_rest(run: Run, sparsifier: Sparsifier | None, steps: int) -> str:
+    """One sentence where a run is too short for its topology to change; nothing where it does."""
+    if not takes(run.method, "interval") or any(map(sparsifier.when, range(1, steps))):
+        return ""
+    return f"The topology never changes: the run has {steps} steps, and recipe.interval is {run.recipe.interval}."
