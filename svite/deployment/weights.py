@@ -87,6 +87,7 @@ class _Compressed(Weights):
         Raises ValueError.
         """
         try:
+            held = {name: held[name].cpu() for name in self.read}
             starts, limits = held["starts"].long(), self.limits(held)
             counts, columns = starts.diff(), held["columns"].long()
             sound = starts[0] == 0 and (counts >= 0).all() and len(counts) == len(limits)
