@@ -17,6 +17,7 @@ from tiny_compilers import handing_out, library, making, said, start
 from svite.deployment import compiled, private, swept
 from svite.deployment.compiler import Compiler
 from svite.deployment.private import intrusion
+from svite.store.files import HOUR, is_alive
 
 pytestmark = pytest.mark.xdist_group("deploy")
 SOMEBODY = 12345
@@ -254,7 +255,7 @@ def gone(pid: int) -> bool:
     """Whether a process ends soon; a dead one may still have its number."""
     for _ in range(200):
         state = Path(f"/proc/{pid}/stat")
-        if not private.is_alive(pid) or (state.exists() and state.read_text().rpartition(")")[2].split()[0] in "ZX"):
+        if not is_alive(pid) or (state.exists() and state.read_text().rpartition(")")[2].split()[0] in "ZX"):
             return True
         time.sleep(0.05)
     return False
@@ -279,7 +280,7 @@ def test_only_what_is_old_is_swept(tmp_path, monkeypatch):
     names = [(folder, "{}.part"), (folder, "{}.so"), (tmp_path / "tmp", "svite-{}")]
     names += [(tmp_path / "tmp", f"svite-kernels-{pid}-{{}}") for pid in (dead.pid, os.getpid())]
     for where, name in names:
-        for age, seconds in (("young", 60), ("old", 2 * swept.HOUR)):
+        for age, seconds in (("young", 60), ("old", 2 * HOUR)):
             path = where / name.format(age)
             path.mkdir(parents=True) if where != folder else path.touch()
             os.utime(path, (time.time() - seconds,) * 2)

@@ -41,14 +41,3 @@ def _is_own(group: int) -> bool:
     except KeyError:
         return False
     return found.gr_name == user and set(found.gr_mem) <= {user}
-
-
-def is_alive(process: int) -> bool:
-    """Whether this machine runs a process of that number."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -5,13 +5,10 @@ import os
 import re
 import shutil
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 
-from svite.deployment.private import is_alive
+from svite.store.files import is_alive, is_old
 
-HOUR = 3600  # nobody compiles for so long
 _PREFIX = "svite-kernels-"
 
 
@@ -31,17 +28,9 @@ def sweep(folder: Path) -> None:
     Of the latter those of processes that are dead: others may not have loaded yet what is in theirs.
     """
     for part in folder.glob("*.part"):
-        if _is_old(part):
+        if is_old(part):
             part.unlink(missing_ok=True)
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         process = re.match(rf"{_PREFIX}(\d+)-", left.name)
-        if process and not is_alive(int(process[1])) and _is_old(left):
+        if process and not is_alive(int(process[1])) and is_old(left):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_old(path: Path) -> bool:
-    """Whether nothing has changed for an hour in what is the user's own."""
-    with suppress(OSError):
-        found = path.lstat()
-        return found.st_uid == os.geteuid() and time.time() - found.st_mtime > HOUR
-    return False
