@@ -92,14 +92,17 @@ def train(
 def images_before(start: str | Path | None) -> int:
     """The images that the model at `start` was trained on, from the metrics beside it.
 
-    Raises FileNotFoundError where these are missing.
+    Raises FileNotFoundError where these are missing, ValueError where they do not say it.
     """
     if start is None:
         return 0
     metrics = Path(start).parent.parent / "metrics" / "train" / f"{Path(start).stem}.json"
     if not metrics.is_file():
         raise FileNotFoundError(f"{metrics} is missing; it says what the training of {start} cost.")
-    return json.loads(metrics.read_text())["images_seen"]
+    try:
+        return int(json.loads(metrics.read_text())["images_seen"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{metrics} does not say how many images {start} has seen ({error!r}).") from None
 
 
 def dense_macs(run: Run) -> float:
