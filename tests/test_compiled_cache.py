@@ -1,153 +1,26 @@
-"""What is loaded as code: nobody else's, of this compiler, and whole; what is left behind goes."""
+"""Libraries that can't be loaded, compilers that are none, and what they leave behind."""
 
 import hashlib
 import os
-import stat
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_compilers import handing_out, library, making, said, start
+from tiny_compilers import Machine, handing_out, library, making, said, start
 
-from svite.deployment import compiled, private, swept
-from svite.deployment.compiler import Compiler
-from svite.deployment.private import intrusion
+from svite.deployment import compiled, swept
 from svite.store.files import HOUR, is_alive
 
 pytestmark = pytest.mark.xdist_group("deploy")
-SOMEBODY = 12345
-
-
-class Machine:
-    """Loads kernels as a new process does, again and again: what it loads, it only writes down."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self.folder, self.patch, self.compiler = folder, patch, handing_out(folder / "compiler")
-        self.cache, self.loaded = folder / "above" / "cache", []
-        patch.setattr(torch.ops, "load_library", self.loaded.append)
-
-    def start(self, compiler: Path | str | None = None) -> list[str]:
-        """The warnings; every other thing went well."""
-        self.patch.setenv("SVITE_CACHE", str(self.cache))
-        self.patch.setenv("CXX", str(compiler or self.compiler))
-        Compiler.identity.cache_clear()
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            assert compiled._load.__wrapped__()
-        return [str(warning.message) for warning in told]
-
-    @property
-    def calls(self) -> int:
-        """Of the compiler."""
-        return len((self.folder / "calls").read_text().split())
-
-    @property
-    def kept(self) -> Path:
-        (library,) = self.cache.glob("*.so")
-        return library
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
-
-
-def given_away(path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("only root can give files away")
-    os.lchown(path, SOMEBODY, SOMEBODY)
-
-
-def shared(folder: Path) -> None:
-    """Writable for a group of several, of which this user is a member."""
-    found = [group for group in os.getgroups() if not private._is_own(group)]
-    if os.geteuid() and not found:
-        pytest.skip("the user is in no group of several")
-    os.chown(folder, -1, found[0] if found else SOMEBODY)
-    folder.chmod(0o770)
-
-
-OPEN = {
-    "a folder that all may write to": lambda folder: folder.chmod(0o777),
-    "a folder that a group may write to": shared,
-    "a folder of somebody else's": given_away,
-    "a folder above that all may write to": lambda folder: folder.parent.chmod(0o777),
-    "a folder above of somebody else's": lambda folder: given_away(folder.parent),
-}
-
-
-@pytest.mark.parametrize("case", OPEN)
-def test_nothing_is_loaded_from_where_others_can_write(machine, case):
-    assert machine.start() == []
-    content = machine.kept.read_bytes()
-    OPEN[case](machine.cache)
-    (warning,) = machine.start()
-    assert warning.startswith(f"Kernels are not kept in {machine.cache}, for ")
-    assert warning.endswith("; let SVITE_CACHE name a folder that is yours alone.")
-    assert machine.calls == 2  # it is compiled for that process alone
-    assert Path(machine.loaded[1]).parent.parent == Path(tempfile.gettempdir())
-    assert machine.kept.read_bytes() == content
-
-
-def link(library: Path) -> None:
-    library.rename(library.with_suffix(".1"))
-    library.symlink_to(library.with_suffix(".1"))
-
-
-@pytest.mark.parametrize("change", [lambda library: library.chmod(0o666), given_away, link])
-def test_a_library_that_others_can_write_to_is_compiled_again(machine, change):
-    machine.start()
-    change(machine.kept)
-    assert machine.start() == []
-    assert machine.calls == 2
-    assert stat.S_ISREG(machine.kept.lstat().st_mode)
-    assert intrusion(machine.kept) is None
-
-
-def test_a_cache_that_is_a_link_to_a_folder_of_ones_own_is_used(machine):
-    machine.cache.mkdir(parents=True)
-    (machine.folder / "cache").symlink_to(machine.cache)
-    machine.cache = machine.folder / "cache"
-    for _ in range(2):
-        assert machine.start() == []
-    assert machine.calls == 1
-
-
-def test_folders_and_libraries_are_the_users_own_whatever_the_mask(machine):
-    machine.cache.parent.mkdir()
-    before = os.umask(0)
-    try:
-        assert machine.start() == []
-    finally:
-        os.umask(before)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (machine.kept, machine.cache)] == [0o700, 0o700]
-
-
-def test_home_is_as_far_as_anybody_looks(tmp_path, monkeypatch):
-    home = tmp_path / "home"
-    (home / "cache").mkdir(parents=True)
-    tmp_path.chmod(0o777)
-    assert intrusion(home / "cache") == f"others can write to {tmp_path}"
-    monkeypatch.setenv("HOME", str(home))
-    assert intrusion(home / "cache") is None
-    home.chmod(0o777)
-    assert intrusion(home / "cache") == f"others can write to {home}"
-
-
-def test_a_folder_that_a_users_own_group_may_write_to_is_private(tmp_path, monkeypatch):
-    tmp_path.chmod(0o770)
-    monkeypatch.setattr(private, "_is_own", lambda group: True)
-    assert intrusion(tmp_path) is None
-    monkeypatch.setattr(private, "_is_own", lambda group: False)
-    assert intrusion(tmp_path) == f"others can write to {tmp_path}"
-
-
-# Bad libraries
 
 
 def test_a_damaged_library_is_made_again(machine):

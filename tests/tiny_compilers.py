@@ -3,16 +3,20 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import pytest
 import torch
 
 from svite.deployment import compiled
+from svite.deployment.compiler import Compiler
 
 PROGRAM = """
 import sys, threading, warnings
 import svite._torchvision, timm, torch
 from svite.deployment import compiled
+from svite.deployment.compiler import Compiler
 from svite.deployment.deploy import deploy
 if len(sys.argv) > 1:
     threads = [threading.Thread(target=compiled.kernels_are_there) for _ in range(4)]
@@ -61,3 +65,32 @@ def said(process: subprocess.Popen) -> list[str]:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out.strip().split("|")
+
+
+class Machine:
+    """Loads kernels as a new process does, again and again: what it loads, it only writes down."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.patch, self.compiler = folder, patch, handing_out(folder / "compiler")
+        self.cache, self.loaded = folder / "above" / "cache", []
+        patch.setattr(torch.ops, "load_library", self.loaded.append)
+
+    def start(self, compiler: Path | str | None = None) -> list[str]:
+        """The warnings; every other thing went well."""
+        self.patch.setenv("SVITE_CACHE", str(self.cache))
+        self.patch.setenv("CXX", str(compiler or self.compiler))
+        Compiler.identity.cache_clear()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            assert compiled._load.__wrapped__()
+        return [str(warning.message) for warning in told]
+
+    @property
+    def calls(self) -> int:
+        """Of the compiler."""
+        return len((self.folder / "calls").read_text().split())
+
+    @property
+    def kept(self) -> Path:
+        (library,) = self.cache.glob("*.so")
+        return library
