@@ -178,3 +178,11 @@ def test_a_truncated_checkpoint_is_one_sentence(size, tmp_path):
     with pytest.raises(ValueError, match=r"^The checkpoint .*run\.ckpt is damaged \(.*\); delete it .*\.$") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_something_else_is_one_sentence(tmp_path):
+    torch.save([1, 2], tmp_path / "run.ckpt")
+    with pytest.raises(
+        ValueError, match=r"^The checkpoint .*run\.ckpt is damaged \(it holds a list\); delete it .*\.$"
+    ):
+        load_checkpoint(tmp_path / "run.ckpt")

@@ -54,7 +54,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises ValueError for a truncated or foreign file.
     """
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+        return state
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"The checkpoint {path} is damaged ({reason}); delete it to train from the start.") from None
