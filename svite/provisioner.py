@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ class WarmProvisioner(LocalProvisioner):
         return self.connection_info
 
 
+def server_of(link: socket.socket) -> int:
+    """The user whose process listens at the other end (Linux)."""
+    _, user, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return user
+
+
 class Fork:
     """The part of subprocess.Popen that Jupyter uses, for a process that is another one's child.
 
@@ -41,6 +48,9 @@ class Fork:
         request = {"arguments": arguments, "environment": environment, "folder": str(folder)}
         self.link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.link.connect(os.environ[ADDRESS])
+        if server_of(self.link) != os.geteuid():  # it would get the whole environment
+            self.link.close()
+            raise PermissionError("the warm process is another user's")
         socket.send_fds(self.link, [json.dumps(request).encode()], [sys.__stdout__.fileno(), sys.__stderr__.fileno()])
         self.pid: int = json.loads(self.link.recv(MESSAGE))
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import config
 from timm.layers.activations import GELU
 from timm.models._features import FeatureGetterNet
 from timm.models.vision_transformer import ParallelScalingBlock
@@ -411,6 +412,13 @@ def test_what_can_not_be_deployed_is_refused_in_one_sentence(case):
     make, arguments, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         deploy(make(), images(), **arguments)
+
+
+@pytest.mark.parametrize("choice", [["csr"], "csr", {"blocks.0.attn.qkv": ["csr"]}, {"blocks.0.attn.qkv": None}])
+def test_a_choice_that_is_none_is_refused(monkeypatch, choice):
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # a file may hold anything
+    with pytest.raises(ValueError, match=r"The choice is .*; it should name a format for each layer\."):
+        deploy(model_of(), images(), choice=choice)
 
 
 def test_no_images_are_refused():

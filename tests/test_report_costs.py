@@ -125,12 +125,13 @@ def test_the_verdict_counts_what_holds(tmp_path, holds, says):
     assert bool(verdict) == bool(says)
 
 
-def test_nothing_measured_is_no_error_and_a_broken_file_is(tmp_path):
+@pytest.mark.parametrize("content", ['{"models": ', "[]", "3", "[" * 100_000])
+def test_nothing_measured_is_no_error_and_a_broken_file_is(tmp_path, content):
     assert measured.verdict(tmp_path, measured.STRUCTURE) == {"rows": [], "verdict": ""}
     assert measured.machine(tmp_path) == ""
     assert len(measured.latencies(tmp_path)) == 0
     (tmp_path / measured.LATENCY).parent.mkdir()
-    (tmp_path / measured.LATENCY).write_text('{"models": ')
+    (tmp_path / measured.LATENCY).write_text(content)
     with pytest.raises(ValueError, match=r"latency\.json can't be read .*: `make bench` writes it again\."):
         measured.latencies(tmp_path)
 

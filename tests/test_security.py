@@ -90,6 +90,16 @@ def test_saved_models_are_not_unpickled(evil, trace, images, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"images_seen": "many"}', '{"images_seen": [1]}', "[" * 100_000])
+def test_metrics_that_say_nothing_are_one_sentence(tmp_path, content):
+    metrics = tmp_path / "metrics" / "train" / "run.json"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text(content)
+    start = tmp_path / "models" / "run.safetensors"
+    said = harmless(lambda: results.images_before(start), tmp_path / "trace")
+    assert said.startswith(f"{metrics} does not say how many images {start} has seen (")
+
+
 def test_pretrained_weights_are_not_unpickled(evil, trace, images, tmp_path):
     overlay = {"file": str(evil), "num_classes": 3}
     model = Model(**{**MODEL.model_dump(), "pretrained": True, "pretrained_cfg_overlay": overlay})

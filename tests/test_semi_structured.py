@@ -14,9 +14,10 @@ def pruned() -> torch.nn.Module:
     return model.eval()
 
 
-def test_a_model_on_a_cpu_is_refused():
+@pytest.mark.parametrize("make", [lambda: timm.create_model("test_vit"), torch.nn.Identity])
+def test_a_model_on_a_cpu_is_refused(make):
     with pytest.raises(ValueError, match=r"is torch\.float32 on cpu; 2:4 kernels take float16 or bfloat16 on CUDA"):
-        semi_structured(timm.create_model("test_vit"))
+        semi_structured(make())
 
 
 def test_only_2_of_4_fits():

@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, models and checkpoints without pickle, and a disk that is full."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from tiny import made, same, vit, weights_of
 from tiny_runs import MODEL, a_run, data, files_of
 
 from svite.recipe import Model
-from svite.store.files import sha256, whole, write
+from svite.store.files import HOUR, sha256, whole, write
 from svite.store.saved import load
 from svite.train.checkpoint import load_checkpoint, save_checkpoint
 from svite.train.store import build, load_model, save_model
@@ -29,6 +31,20 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
     write(path, "new")
     assert files_of(tmp_path) == {"new/note.txt": b"new"}
     assert sha256(path) == "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437"
+
+
+def test_what_a_killed_process_left_is_swept_when_it_is_old(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "kept").mkdir()
+    names = [f".note.txt.{dead.pid}.part", f".other.{os.getpid()}.part", f"note.{dead.pid}.part", ".note.part", "note"]
+    for folder, age in ((tmp_path, 2 * HOUR), (tmp_path / "kept", 60)):
+        for name in names:
+            (folder / name).touch()
+            os.utime(folder / name, (time.time() - age,) * 2)
+        write(folder / "note.txt", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], "note.txt", "kept"}
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {*names, "note.txt"}
 
 
 def test_what_cannot_be_written_is_named_with_its_reason(tmp_path):
@@ -162,3 +178,11 @@ def test_a_truncated_checkpoint_is_one_sentence(size, tmp_path):
     with pytest.raises(ValueError, match=r"^The checkpoint .*run\.ckpt is damaged \(.*\); delete it .*\.$") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_something_else_is_one_sentence(tmp_path):
+    torch.save([1, 2], tmp_path / "run.ckpt")
+    with pytest.raises(
+        ValueError, match=r"^The checkpoint .*run\.ckpt is damaged \(it holds a list\); delete it .*\.$"
+    ):
+        load_checkpoint(tmp_path / "run.ckpt")

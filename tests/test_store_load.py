@@ -249,3 +249,11 @@ def test_loading_unpickles_nothing(stored, monkeypatch):
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
     load(stored["all at once"][1])
+
+
+def test_a_file_that_the_first_version_wrote_comes_back_and_saves_to_the_same_bytes(tmp_path):
+    """A shrunk, masked model that selects tokens."""
+    first = Path(__file__).parent / "saved" / "first.safetensors"
+    model, sparsifier = load(first)
+    save(model, tmp_path / "again.safetensors", sparsifier, build=(NAME, DEEP))
+    assert (tmp_path / "again.safetensors").read_bytes() == first.read_bytes()

@@ -111,6 +111,16 @@ def test_samples_are_counted_once_and_that_is_remembered(images, capsys, monkeyp
     assert same(epoch_of(loaded(images())), expected)
 
 
+@pytest.mark.parametrize("content", ["", "{", "3", "[3]", '[["key", 1]]', "[" * 100_000])
+def test_what_is_remembered_and_damaged_is_made_again(images, tmp_path, content):
+    expected = epoch_of(loaded(images()))
+    for stored in (tmp_path / "cache" / "index").iterdir():
+        stored.write_text(content)
+    shards_module._index.cache_clear()
+    assert same(epoch_of(loaded(images())), expected)
+    assert all(stored.read_text() != content for stored in (tmp_path / "cache" / "index").iterdir())
+
+
 def test_a_shard_that_was_written_anew_is_looked_into_anew(root, images):
     first = loaded(images())
     for path in root.glob("train-*.tar"):

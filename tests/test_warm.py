@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -11,8 +12,8 @@ import psutil
 import pytest
 from tiny_notebooks import ROOT, executed, make, run, save, start, text
 
-from svite import warm
-from svite.provisioner import Fork
+from svite import provisioner, warm
+from svite.provisioner import Fork, server_of
 
 pytestmark = pytest.mark.xdist_group("warm")
 SLEEP = "print('epoch on', flush=True)\nimport time; time.sleep(600)"
@@ -52,6 +53,19 @@ def test_when_the_server_is_gone_its_kernels_go_and_the_next_is_an_ordinary_one(
         Path(".nb/a.ipynb").unlink()
         assert run("a")[0] == 0
         assert text("a") == "False\n"
+
+
+def test_another_users_warm_process_is_told_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(warm.ADDRESS, str(tmp_path / "warm"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind(str(tmp_path / "warm"))
+        door.listen()
+        monkeypatch.setattr(provisioner, "server_of", lambda link: server_of(link) + 1)
+        with pytest.raises(PermissionError, match="another user's"):
+            Fork(["this"], {"SECRET": "1"}, tmp_path)
+        asker, _ = door.accept()
+        with asker:
+            assert asker.recv(warm.MESSAGE) == b""
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Which format each linear layer runs in: measured here and now, or as the caller says."""
 
+import reprlib
 import time
 from collections.abc import Callable, Mapping
 
@@ -35,7 +36,10 @@ def seconds(layer: Weights, x: Float[Tensor, "image feature token"], rounds: int
 
 
 class Chooser:
-    """Makes layers, and remembers what was chosen: a format a layer, "eager" for a block that stays as it is."""
+    """Makes layers, and remembers what was chosen: a format a layer, "eager" for a block that stays as it is.
+
+    Raises ValueError for a choice that is none, which a file may hold.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,8 @@ class Chooser:
         rows: Float[Tensor, "image token feature"],
         weights: torch.dtype = torch.float32,
     ) -> None:
+        if asked is not None and not (isinstance(asked, Mapping) and all(isinstance(f, str) for f in asked.values())):
+            raise ValueError(f"The choice is {reprlib.repr(asked)}; it should name a format for each layer.")
         self.asked, self.tokens, self.choice = asked, columns_of(side_by_side(rows))[:, 0], {}
         self.csr = "csr" if weights == torch.float32 else "csr-bf16"
 
@@ -74,6 +80,6 @@ class Chooser:
 
     def refuse_the_rest(self) -> None:
         """ValueError for layers in the caller's choice that the model does not have."""
-        unknown = sorted(set(self.asked or ()) - set(self.choice))
+        unknown = sorted(map(str, set(self.asked or ()) - set(self.choice)))
         if unknown:
             raise ValueError(f"The choice names {', '.join(unknown)}, which the model does not have.")

@@ -1,16 +1,14 @@
 """The C++ kernels: compiled at first use, kept for the next process.
 
 The compiler writes beside the cache and a rename puts the library in place: any number of processes may compile at
-once, and one that is killed leaves nothing that another would wait for or load.
+once, and one that is killed leaves nothing that another would wait for or load. A library is loaded from a folder that
+nobody else can write to, or not at all.
 """
 
-import atexit
 import hashlib
 import os
 import platform
-import shlex
-import shutil
-import subprocess
+import struct
 import tempfile
 import threading
 import warnings
@@ -21,6 +19,9 @@ from pathlib import Path
 
 import torch
 
+from svite.deployment.compiler import CompileError, Compiler
+from svite.deployment.private import intrusion
+from svite.deployment.swept import folder_of_this_process, sweep
 from svite.store.files import sha256
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -28,10 +29,6 @@ SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fvisibility=hidden")
 LINKED = ("-ltorch", "-ltorch_cpu", "-lc10")
 _one_at_a_time = threading.Lock()
-
-
-class CompileError(Exception):
-    """Why there are no kernels, in one sentence."""
 
 
 def kernels_are_there() -> bool:
@@ -47,71 +44,108 @@ def kernels_are_there() -> bool:
 @cache
 def _load() -> bool:
     try:
-        for folder in _folders():
-            library = _kept(folder) or _compile(folder)
-            if library is not None:
-                torch.ops.load_library(str(library))
-                return True
-        raise CompileError("there is no folder to write to")
+        compiler = Compiler.named()
+        if not any(_loaded_from(folder, compiler) for folder in _folders()):
+            raise CompileError("there is no folder to write to that is yours alone")
+        return True
     except (CompileError, OSError) as error:
         warnings.warn(f"Sparse layers run as dense ones, for the sparse kernels can't be used: {error}.", stacklevel=4)
         return False
 
 
 def _folders() -> Iterator[Path]:
-    """Where a library may be kept; a folder of this process alone where the user's cache can't be written."""
+    """Where a library may be kept; a folder of this process alone where the user's cache can't be used."""
     with suppress(RuntimeError):  # from a user without a home
         cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         yield Path(os.environ.get("SVITE_CACHE") or Path(cache_home) / "svite")
-    own = tempfile.mkdtemp(prefix="svite-")
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    yield Path(own)
+    yield folder_of_this_process()
 
 
-def _identity() -> str:
-    """What the library is a function of: source, flags, torch and the processor."""
+def _loaded_from(folder: Path, compiler: Compiler) -> bool:
+    """Load the library that is kept in the folder, or else compile it there; False where the folder is of no use.
+
+    Raises CompileError where what was compiled just now can't be loaded.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = folder.resolve(strict=True)
+        reason = intrusion(folder)
+    except OSError:
+        return False
+    if reason:
+        told = f"Kernels are not kept in {folder}, for {reason}; let SVITE_CACHE name a folder that is yours alone."
+        warnings.warn(told, stacklevel=5)
+        return False
+    kept = _kept(folder, compiler)
+    return (kept is not None and _refusal(kept) is None) or _compiled(folder, compiler)
+
+
+def _compiled(folder: Path, compiler: Compiler) -> bool:
+    try:
+        handle, made = tempfile.mkstemp(dir=folder, suffix=".part")
+    except OSError:
+        return False
+    os.close(handle)
+    sweep(folder)
+    try:
+        compiler.compile(SOURCE, made, (*FLAGS, *_of_torch()))
+        os.chmod(made, 0o700)
+        library = folder / f"kernels-{_identity(compiler)}-{sha256(made)[:16]}.so"
+        os.replace(made, library)
+    finally:
+        Path(made).unlink(missing_ok=True)
+    if refusal := _refusal(library):
+        raise CompileError(f"'{compiler}' made a library that can't be loaded ({refusal})")
+    return True
+
+
+def _identity(compiler: Compiler) -> str:
+    """What the library is a function of: source, compiler, flags, torch and the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-    parts = [SOURCE.read_text(), *FLAGS, torch.__version__, platform.platform(), *processor]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    parts = [SOURCE.read_text(), compiler.identity(), *FLAGS, *_of_torch(), torch.__version__, platform.platform()]
+    return hashlib.sha256("\n".join([*parts, *processor]).encode()).hexdigest()[:16]
 
 
-def _kept(folder: Path) -> Path | None:
-    """The library that an earlier process left; its name ends in its checksum. A damaged one waits to be replaced."""
-    for library in folder.glob(f"kernels-{_identity()}-*.so"):
+def _of_torch() -> list[str]:
+    root = Path(torch.__file__).parent
+    found = [f"-L{root / 'lib'}", *LINKED, f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
+    return [*found, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+
+
+def _kept(folder: Path, compiler: Compiler) -> Path | None:
+    """The library that an earlier process left, which nobody else can have changed; its name ends in its checksum.
+
+    A damaged one waits to be replaced.
+    """
+    for library in folder.glob(f"kernels-{_identity(compiler)}-*.so"):
         with suppress(OSError):
-            if library.stem.endswith(sha256(library)[:16]):
+            if intrusion(library) is None and library.stem.endswith(sha256(library)[:16]):
                 return library
     return None
 
 
-def _compile(folder: Path) -> Path | None:
-    """Make the library; None where its folder can't be written."""
+def _refusal(library: Path) -> str | None:
+    """Load it. Why that can't be done, if so; it is removed then, and the next process compiles another."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, made = tempfile.mkstemp(dir=folder, suffix=".part")
-    except OSError:
-        return None
-    os.close(handle)
-    try:
-        _call_compiler(made)
-        library = folder / f"kernels-{_identity()}-{sha256(made)[:16]}.so"
-        os.replace(made, library)
-    finally:
-        Path(made).unlink(missing_ok=True)
-    return library
+        _refuse_half(library)
+        torch.ops.load_library(str(library))
+        torch.ops.svite.csr  # noqa: B018 (any library may load)
+    except (OSError, AttributeError) as error:
+        library.unlink(missing_ok=True)
+        return str(error).splitlines()[0]
+    return None
 
 
-def _call_compiler(output: str) -> None:
-    compiler, root = os.environ.get("CXX", "c++"), Path(torch.__file__).parent
-    command = [*shlex.split(compiler), *FLAGS, str(SOURCE), "-o", output, f"-L{root / 'lib'}", *LINKED]
-    command += [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
-    command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise CompileError(f"there is no compiler '{compiler}' (CXX names another)") from None
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
-        raise CompileError(f"'{compiler}' can't compile {SOURCE.name} ({reason.strip()})")
+def _refuse_half(library: Path) -> None:
+    """OSError for an ELF file that is cut short, for mapping what is not there ends the process.
+
+    The table of its sections comes last.
+    """
+    with library.open("rb") as file:
+        header = file.read(64)
+    if header.startswith(b"\x7fELF") and len(header) == 64:
+        (table,), (size, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)
+        if table + size * count > library.stat().st_size:
+            raise OSError("it is cut short")

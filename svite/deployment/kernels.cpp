@@ -240,9 +240,26 @@ struct Blocks {
   }
 };
 
+// Of the CPU, as torch dispatches, and of the type that data_ptr is asked for. What indices lead to, weights.py checks once.
+void expect(bool fits, const char* what) { TORCH_CHECK(fits, what, " do not fit; deploy the model again"); }
+
+// How often it was written to.
+int64_t writes(const Tensor& index) { return index.is_inference() ? 0 : index._version(); }
+
+void expect_columns(const Tensor& x) {
+  expect(x.dim() == 3 && x.is_contiguous() && x.size(1) > 0 && x.size(2) % LANES == 0, "activations");
+}
+
+void expect_vector(const std::optional<Tensor>& vector, int64_t size, const char* what) {
+  expect(!vector || (vector->numel() == size && vector->is_contiguous()), what);
+}
+
 template <class Weights>
 Tensor linear(const Weights& weights, const Tensor& x, int64_t outputs, const std::optional<Tensor>& bias,
               const std::optional<Tensor>& residual, bool activated) {
+  expect_columns(x);
+  expect_vector(bias, outputs, "biases");
+  expect_vector(residual, x.size(0) * outputs * x.size(2), "residual sums");
   const int64_t images = x.size(0), inputs = x.size(1), tokens = x.size(2);
   Tensor out = at::empty({images, outputs, tokens}, x.options());
   const Runs runs(tokens, Weights::widest);
@@ -268,27 +285,39 @@ Tensor linear(const Weights& weights, const Tensor& x, int64_t outputs, const st
 using Optional = std::optional<Tensor>;
 
 Tensor dense(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& residual, bool activated) {
+  expect(x.dim() == 3 && weight.dim() == 2 && weight.is_contiguous() && weight.size(1) == x.size(1), "dense weights");
   return linear(Dense{weight.const_data_ptr<float>(), weight.size(1)}, x, weight.size(0), bias, residual, activated);
 }
 
 template <class Weight>
 Tensor csr_of(const Tensor& x, const Tensor& order, const Tensor& starts, const Tensor& columns, const Tensor& values,
-              const Optional& bias, const Optional& residual, bool activated) {
-  const int64_t panels = order.size(0), outputs = order.size(1), width = (x.size(1) + panels - 1) / panels;
+              int64_t inputs, const Optional& bias, const Optional& residual, bool activated) {
+  expect(x.dim() == 3 && x.size(1) == inputs && order.dim() == 2 && order.size(0) > 0 && order.is_contiguous() &&
+             starts.numel() == order.numel() + 1 && starts.is_contiguous() && columns.dim() == 1 &&
+             columns.is_contiguous() && values.sizes() == columns.sizes() && values.is_contiguous(),
+         "weights in CSR");
+  const int64_t panels = order.size(0), outputs = order.size(1), width = (inputs + panels - 1) / panels;
   const Csr<Weight> weights{order.const_data_ptr<int32_t>(),   starts.const_data_ptr<int32_t>(),
                             columns.const_data_ptr<int16_t>(), values.const_data_ptr<Weight>(), outputs, panels, width};
   return linear(weights, x, outputs, bias, residual, activated);
 }
 
 Tensor csr(const Tensor& x, const Tensor& order, const Tensor& starts, const Tensor& columns, const Tensor& values,
-           const Optional& bias, const Optional& residual, bool activated) {
+           int64_t inputs, int64_t written, const Optional& bias, const Optional& residual, bool activated) {
+  expect(writes(order) + writes(starts) + writes(columns) == written, "altered indices");
   const auto call = values.scalar_type() == at::kBFloat16 ? csr_of<at::BFloat16> : csr_of<float>;
-  return call(x, order, starts, columns, values, bias, residual, activated);
+  return call(x, order, starts, columns, values, inputs, bias, residual, activated);
 }
 
-Tensor blocks(const Tensor& x, const Tensor& starts, const Tensor& columns, const Tensor& values, const Optional& bias,
-              const Optional& residual, bool activated) {
-  const int64_t side = values.size(-1);
+Tensor blocks(const Tensor& x, const Tensor& starts, const Tensor& columns, const Tensor& values, int64_t inputs,
+              int64_t written, const Optional& bias, const Optional& residual, bool activated) {
+  expect(writes(starts) + writes(columns) == written, "altered indices");
+  expect(x.dim() == 3 && x.size(1) == inputs && starts.dim() == 1 && starts.numel() > 0 && starts.is_contiguous() &&
+             columns.dim() == 1 && columns.is_contiguous() && values.dim() == 3 && values.is_contiguous() &&
+             values.size(0) == columns.size(0) && values.size(1) == values.size(2) && values.size(2) > 0 &&
+             CHUNK % values.size(2) == 0,
+         "weights in blocks");
+  const int64_t side = values.size(2);
   return linear(Blocks{starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(), values.const_data_ptr<float>(), side},
                 x, (starts.size(0) - 1) * side, bias, residual, activated);
 }
@@ -297,7 +326,10 @@ Tensor blocks(const Tensor& x, const Tensor& starts, const Tensor& columns, cons
 
 // Normalise each token over its features.
 Tensor layer_norm(const Tensor& x, const Optional& weight, const Optional& bias, double epsilon) {
+  expect_columns(x);
   const int64_t images = x.size(0), features = x.size(1), tokens = x.size(2);
+  expect_vector(weight, features, "gains of a norm");
+  expect_vector(bias, features, "shifts of a norm");
   Tensor out = at::empty_like(x);
   const Runs runs(tokens, BROAD);
   const float* gains = weight ? weight->const_data_ptr<float>() : nullptr;
@@ -372,6 +404,9 @@ void attend(const float* queries, const float* keys, const float* values, float*
 // Queries, keys and values of all heads, one below the other, to the heads' outputs. Columns are images side by side,
 // of `tokens` each, and padding, which goes with the last of them.
 Tensor attention(const Tensor& qkv, int64_t heads, int64_t together, int64_t tokens, double scale) {
+  expect_columns(qkv);
+  expect(heads > 0 && qkv.size(1) % (3 * heads) == 0 && together > 0 && tokens > 0 && together * tokens <= qkv.size(2),
+         "queries, keys and values");
   const int64_t images = qkv.size(0) * together, inner = qkv.size(1) / 3, stride = qkv.size(2), width = inner / heads;
   Tensor out = at::empty({qkv.size(0), inner, stride}, qkv.options());
   const Runs runs(tokens + stride - together * tokens, BROAD);  // of the last image, which is the longest
@@ -400,8 +435,8 @@ Tensor attention(const Tensor& qkv, int64_t heads, int64_t together, int64_t tok
 TORCH_LIBRARY(svite, library) {
   const auto cpu = [](auto* kernel) { return torch::dispatch(c10::kCPU, kernel); };
   library.def("dense(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(dense));
-  library.def("csr(Tensor x, Tensor order, Tensor starts, Tensor columns, Tensor values, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(csr));
-  library.def("blocks(Tensor x, Tensor starts, Tensor columns, Tensor values, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(blocks));
+  library.def("csr(Tensor x, Tensor order, Tensor starts, Tensor columns, Tensor values, int inputs, int writes, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(csr));
+  library.def("blocks(Tensor x, Tensor starts, Tensor columns, Tensor values, int inputs, int writes, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(blocks));
   library.def("layer_norm(Tensor x, Tensor? weight, Tensor? bias, float epsilon) -> Tensor", cpu(layer_norm));
   library.def("attention(Tensor qkv, int heads, int images, int tokens, float scale) -> Tensor", cpu(attention));
 }

@@ -18,7 +18,7 @@ def semi_structured(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a model elsewhere or of another dtype, or one without a layer that fits.
     """
-    first = next(model.parameters())
+    first = next(model.parameters(), torch.empty(0))
     if first.device.type != "cuda" or first.dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(f"The model is {first.dtype} on {first.device}; 2:4 kernels take float16 or bfloat16 on CUDA.")
     fast = deepcopy(model).eval().requires_grad_(False)

@@ -1,7 +1,8 @@
 """Linear layers on activations that lie feature by feature: dense, in CSR, or in square blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -18,8 +19,10 @@ FULL = 14  # weights of a row in a panel that are worth a visit
 class Weights(nn.Module):
     """What the three have in common: a bias, and how to finish. Tokens are padded to a multiple of 16.
 
-    `kernel` is the operator's name, `read` what it reads, in its order.
+    `kernel` is the operator's name, `read` what it reads, in its order, and `sizes` the numbers that follow.
     """
+
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, bias: Float[Tensor, " out"] | None) -> None:
         super().__init__()
@@ -33,7 +36,8 @@ class Weights(nn.Module):
     ) -> Float[Tensor, "image out token"]:
         """W x + b, and GELU of it, or the residual stream added to it."""
         held = self._buffers  # as attributes, nn.Module looks each up for half a microsecond
-        return getattr(ops, self.kernel)(x, *(held[name] for name in self.read), held["bias"], residual, activated)
+        read = [held[name] for name in self.read]
+        return getattr(ops, self.kernel)(x, *read, *self.sizes, held["bias"], residual, activated)
 
 
 class Dense(Weights):
@@ -47,7 +51,13 @@ class Dense(Weights):
 
 
 class _Compressed(Weights):
-    """Values that live, row by row: where each row starts among them, and the column of each."""
+    """Values that live, row by row: where each row starts among them, and the column of each.
+
+    A kernel goes wherever these lead it. So they are checked once, when they are loaded, copied or moved, and the
+    kernel refuses indices that were replaced or written to since; shapes, types and layouts it compares at each call.
+
+    Raises ValueError for indices that lead out of the layer; `load_state_dict` lists it among its errors.
+    """
 
     read, column = ("starts", "columns", "values"), torch.int32
 
@@ -55,6 +65,7 @@ class _Compressed(Weights):
         self,
         alive: Bool[Tensor, "row column"],
         values: Float[Tensor, "alive ..."],
+        inputs: int,
         bias: Float[Tensor, " out"] | None,
     ) -> None:
         super().__init__(bias)
@@ -62,6 +73,58 @@ class _Compressed(Weights):
         self.register_buffer("starts", torch.cat([ends.new_zeros(1), ends]).int())
         self.register_buffer("columns", alive.nonzero()[:, 1].to(self.column))
         self.register_buffer("values", values.contiguous())
+        self.sizes = (inputs, 0)  # nothing has written to new tensors
+
+    def vouch(self) -> None:
+        """Check the indices, and remember how often they were written to until now (inference tensors don't tell)."""
+        self.check(self._buffers)
+        indices = [self._buffers[name] for name in self.read if name != "values"]
+        self.sizes = (self.sizes[0], sum(index._version for index in indices if not index.is_inference()))
+
+    def check(self, held: Mapping[str, Tensor | None]) -> None:
+        """Refuse tensors that would lead a kernel out of them or of its input.
+
+        Raises ValueError.
+        """
+        try:
+            held = {name: held[name].cpu() for name in self.read}
+            starts, limits = held["starts"].long(), self.limits(held)
+            counts, columns = starts.diff(), held["columns"].long()
+            sound = starts[0] == 0 and (counts >= 0).all() and len(counts) == len(limits)
+            sound = sound and starts[-1] == len(columns) == len(held["values"]) and (columns >= 0).all()
+            sound = sound and (columns < limits.repeat_interleave(counts)).all()
+        except (RuntimeError, ValueError, IndexError):  # their shapes do not even go together
+            sound = False
+        if not sound:
+            raise ValueError("The indices of a layer do not lead to its weights; deploy the model again.")
+
+    def limits(self, held: Mapping[str, Tensor | None]) -> Int64[Tensor, " row"]:
+        """How many columns each row has."""
+        raise NotImplementedError
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.vouch()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in self.read:
+            self.sizes = (self.sizes[0], -1)
+
+    def _apply(self, *arguments: Any, **named: Any) -> "_Compressed":
+        super()._apply(*arguments, **named)
+        self.vouch()
+        return self
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *others: Any) -> None:
+        held = {name: state.get(prefix + name, tensor) for name, tensor in self._buffers.items()}
+        try:
+            self.check({name: held[name].to(self._buffers[name].dtype) for name in self.read})
+        except ValueError as error:
+            others[-1].append(f"{prefix}starts, columns or values: {error}")
+            return
+        super()._load_from_state_dict(state, prefix, *others)
+        self.vouch()
 
 
 class Csr(_Compressed):
@@ -87,8 +150,18 @@ class Csr(_Compressed):
         order = torch.stack([_by_count(tile) for tile in tiles])
         sorted_rows = torch.cat([tile[rows] for tile, rows in zip(tiles, order, strict=True)])
         alive = sorted_rows != 0
-        super().__init__(alive, sorted_rows[alive].to(dtype), bias)
+        super().__init__(alive, sorted_rows[alive].to(dtype), inputs, bias)
         self.register_buffer("order", order.int())
+
+    def limits(self, held: Mapping[str, Tensor | None]) -> Int64[Tensor, " row"]:
+        """Those of its panel: the last one may be narrower."""
+        order, inputs = held["order"].long(), self.sizes[0]
+        panels, outputs = order.shape
+        rows = torch.arange(outputs).expand_as(order)
+        if not torch.equal(order.sort(1).values, rows) or not torch.equal(order // CHUNK, rows // CHUNK):
+            raise ValueError("a chunk does not hold each of its rows once")
+        width = -(-inputs // panels)
+        return (inputs - width * torch.arange(panels)).clamp(0, width).repeat_interleave(outputs)
 
 
 def _by_count(tile: Float[Tensor, "row column"]) -> Int64[Tensor, " row"]:
@@ -110,7 +183,12 @@ class Blocks(_Compressed):
             raise ValueError(f"A weight of {tuple(weight.shape)} does not divide into blocks of {side} x {side}.")
         tiles = weight.unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2)
         alive = (tiles != 0).any(3).any(2)
-        super().__init__(alive, tiles[alive], bias)
+        super().__init__(alive, tiles[alive], weight.shape[1], bias)
+
+    def limits(self, held: Mapping[str, Tensor | None]) -> Int64[Tensor, " row"]:
+        """As many blocks as there are side by side."""
+        side, inputs = held["values"].shape[-1], self.sizes[0]
+        return torch.full((len(held["starts"]) - 1,), inputs // side)
 
 
 FORMATS: dict[str, Callable[..., Weights]] = {

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from svite.store.files import write
 
 FORMAT = 1
+LONGEST = 500  # letters of a reason
 _KEY, _CHECKSUM = "svite", "crc32"  # one key: safetensors writes several in any order, and bytes are to be the same
 
 
@@ -38,8 +39,8 @@ def read_container(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file ({error}).") from None
+    except Exception as error:  # of the format's library, of torch for a dtype that it does not know, of the system
+        raise ValueError(f"{path} is damaged, or no safetensors file ({reason(error)}).") from None
     if _KEY not in metadata:
         raise ValueError(f"{path} holds tensors that svite.save did not write: it does not say of what model they are.")
     document = _parsed(metadata[_KEY])
@@ -54,10 +55,18 @@ def _parsed(text: str) -> dict[str, Any]:
     """The document, or one that no checksum fits where it can't be read."""
     try:
         document = json.loads(text)
-    except ValueError:
+        json.dumps(document, allow_nan=False)
+    except (ValueError, RecursionError):
         document = None
-    readable = isinstance(document, dict) and isinstance(document.get("format"), int)
+    readable = isinstance(document, dict) and type(document.get("format")) is int and document["format"] >= 1
     return document if readable else {"format": 0}
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line that any terminal can show."""
+    said = str(error) if type(error) is ValueError else repr(error)
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(said.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def _checksum(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -17,6 +17,8 @@ _SETTINGS = frozenset({"num_heads", "attn_dim", "fused_attn", "grad_checkpointin
 # The mode, and where pretrained weights came from.
 _IGNORED = frozenset({"training", "pretrained_cfg", "default_cfg"})
 
+DEEPEST = 100  # values around a value: readers of JSON give up at some depth
+
 Edit = dict[str, Any]  # {"at": place, "put": description} or {"at": place, "set": values}
 
 
@@ -47,16 +49,31 @@ def differences(fresh: nn.Module | None, model: nn.Module, at: str = "") -> Iter
 def apply(edit: Edit, model: nn.Module) -> None:
     """Change a model in place as an edit says.
 
-    Raises ValueError for a value that no edit may set; what else goes wrong is the module's own error.
+    Raises ValueError for an edit that is none and for a value that no edit may set; what else goes wrong is the
+    module's own error.
     """
-    if "put" in edit:
+    if edit.keys() == {"at", "put"}:
         put(model, edit["at"], edit["put"])
         return
+    if edit.keys() != {"at", "set"}:
+        raise ValueError("an edit should say where, and what is put or set there")
     module = model.get_submodule(edit["at"])
     for name, value in edit["set"].items():
-        if name not in _SETTINGS or not hasattr(module, name) or not isinstance(value, int):
+        if name not in _SETTINGS or type(value) is not type(getattr(module, name, None)) or value < 0:
             raise ValueError(f"{_join(edit['at'], name)} can't be set to {value!r}")
         setattr(module, name, value)
+
+
+def refuse_odd_heads(model: nn.Module) -> None:
+    """ValueError for an attention layer whose heads are not as wide together as they say."""
+    for name, module in model.named_modules():
+        said = vars(module)
+        if {"num_heads", "head_dim", "attn_dim"} <= said.keys() and said["num_heads"] * said["head_dim"] != said[
+            "attn_dim"
+        ]:
+            raise ValueError(
+                f"{name} has {said['num_heads']} heads of {said['head_dim']} in {said['attn_dim']} features"
+            )
 
 
 def _own_shapes(module: nn.Module, at: str) -> dict[str, torch.Size]:
@@ -78,12 +95,12 @@ def _values(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in public.items() if is_plain(value)}
 
 
-def is_plain(value: Any) -> bool:
-    """Whether JSON can hold a value (a tuple comes back as a list)."""
+def is_plain(value: Any, depth: int = DEEPEST) -> bool:
+    """Whether JSON can hold a value (a tuple comes back as a list), and it is not nested too deep."""
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and is_plain(inner) for key, inner in value.items())
+        return depth > 0 and all(isinstance(key, str) and is_plain(inner, depth - 1) for key, inner in value.items())
     if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
+        return depth > 0 and all(is_plain(inner, depth - 1) for inner in value)
     return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 

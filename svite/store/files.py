@@ -2,19 +2,27 @@
 
 import hashlib
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+HOUR = 3600  # nobody writes one file for so long without a word
 
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place if the block succeeds, and is gone if it does not.
 
+    What processes that were killed left in that folder an hour ago or more goes too.
+
     Raises OSError with the file's name and the reason, on a full disk say; what was there before is untouched then.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -26,6 +34,33 @@ def whole(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+@cache  # once a process
+def _sweep(folder: Path) -> None:
+    for part in folder.glob(".*.part"):
+        writer = re.fullmatch(r"\..+\.(\d+)\.part", part.name)
+        if writer and not is_alive(int(writer[1])) and is_old(part):
+            part.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Whether this machine runs a process of that number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_old(path: Path) -> bool:
+    """Whether nobody has written to what is the user's own for an hour: on another machine its writer may be alive."""
+    with suppress(OSError):
+        found = path.lstat()
+        return found.st_uid == os.geteuid() and time.time() - found.st_mtime > HOUR
+    return False
 
 
 def write(path: str | Path, content: str | bytes) -> None:

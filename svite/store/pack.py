@@ -1,5 +1,6 @@
 """Sparse tensors in few bytes: one bit an element, and the elements that are there."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -34,28 +35,40 @@ def _pays(nonzero: Bool[Tensor, "..."], size: int) -> bool:
     return -(-nonzero.numel() // 8) < size * int((~nonzero).sum())
 
 
+def true_shapes(small: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, torch.Size]:
+    """The shape that each tensor will have, before any takes its room.
+
+    Raises ValueError for a shape that is none, or that has no bits.
+    """
+    for name, shape in shapes.items():
+        if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+            raise ValueError(f"the shape of {name} is {shape!r}, which is none")
+        beside = [small[prefix + name] for prefix in (NONZERO, ALIVE) if prefix + name in small]
+        if len(beside) != 1 or name not in small:
+            raise ValueError(f"{name} has a shape of its own, and not its elements and their bits beside it")
+        if beside[0].dtype != torch.uint8 or beside[0].shape != (-(-math.prod(shape) // 8),):
+            raise ValueError(f"the bits of {name} are not one for each element of shape {tuple(shape)}")
+    bits = {prefix + name for prefix in (NONZERO, ALIVE) for name in shapes}
+    return {name: torch.Size(shapes.get(name, tensor.shape)) for name, tensor in small.items() if name not in bits}
+
+
 def unpacked(
     small: Mapping[str, Tensor], shapes: Mapping[str, list[int]]
 ) -> tuple[dict[str, Tensor], dict[str, Bool[Tensor, "..."]]]:
     """The inverse: the tensors, and the masks of those that had one.
 
-    Raises ValueError naming a tensor whose bits do not go with its shape or its elements.
+    Raises ValueError as `true_shapes` does, and naming a tensor whose bits do not count its elements.
     """
+    true_shapes(small, shapes)
     bits = {name: prefix + name for prefix in (NONZERO, ALIVE) for name in shapes if prefix + name in small}
     tensors = {name: tensor for name, tensor in small.items() if name not in bits.values()}
     masks = {}
     for name, shape in shapes.items():
-        chosen = _chosen(name, small[bits[name]], shape)
+        chosen = mask.unpack(small[bits[name]], tuple(shape))
         tensors[name] = _spread(name, small[name], chosen)
         if bits[name].startswith(ALIVE):
             masks[name] = chosen
     return tensors, masks
-
-
-def _chosen(name: str, bits: Tensor, shape: list[int]) -> Bool[Tensor, "..."]:
-    if bits.dtype != torch.uint8 or bits.shape != (-(-torch.Size(shape).numel() // 8),):
-        raise ValueError(f"the bits of {name} are not one for each element of shape {tuple(shape)}")
-    return mask.unpack(bits, tuple(shape))
 
 
 def _spread(name: str, values: Tensor, chosen: Bool[Tensor, "..."]) -> Tensor:

@@ -1,5 +1,6 @@
 """A model in one file: its tensors, sparse ones packed, and what it takes to build it around them again."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -7,18 +8,20 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from svite.sparsity.names import unwrapped
 from svite.sparsity.sparsifier import Sparsifier
-from svite.store.container import read_container, write_container
+from svite.store.container import read_container, reason, write_container
 from svite.store.difference import is_plain
 from svite.store.held import held
-from svite.store.pack import packed, unpacked
+from svite.store.pack import packed, true_shapes, unpacked
 from svite.store.spec import Spec
 from svite.store.tensors import all_tensors, fill
 from svite.vit.opaque import refuse_meta, refuse_opaque
 from svite.vit.surgery_alive import Masked, masks_of
+
+PARTS = ("spec", "packed", "note")  # of a document
 
 
 def save(
@@ -51,7 +54,7 @@ def save(
     """
     model, note = unwrapped(model), dict(note or {})
     if not is_plain(note):
-        raise ValueError(f"The note {note} can't be saved; only plain values can, as JSON holds them.")
+        raise ValueError(f"The note {reprlib.repr(note)} can't be saved; only plain values can, as JSON holds them.")
     refuse_meta(model, "svite.save")
     refuse_opaque(model, "svite.save")
     spec = Spec.of(model, *build)
@@ -69,7 +72,7 @@ def note_of(path: str | Path) -> dict[str, Any]:
 
     Raises as `load` does for a missing or damaged file.
     """
-    return read_container(path)[0]["note"]
+    return _read(path)[0]["note"]
 
 
 @torch.inference_mode(False)  # whoever only runs the model may load it there, and a sparsifier's tensors can change
@@ -86,13 +89,21 @@ def load(path: str | Path) -> tuple[nn.Module, Sparsifier | None]:
         ValueError: a file that `save` did not write, that a later version wrote or that is damaged; a model that this
             timm can't build, or builds with other tensors.
     """
-    document, small = read_container(path)
+    document, small = _read(path)
     try:
-        spec = Spec(**document["spec"])
-        tensors, masks = unpacked(small, document["packed"])
-        model = spec.skeleton()
+        spec, packed_shapes = Spec.read(document["spec"]), document["packed"]
+        model = spec.bounded_skeleton(true_shapes(small, packed_shapes))
+        tensors, masks = unpacked(small, packed_shapes)
         fill(model, tensors, spec.ties)
         return model.eval(), held(model, masks) if masks else None
     except Exception as error:  # what a damaged document says can go wrong anywhere
-        reason = error if type(error) is ValueError else repr(error)
-        raise ValueError(f"{path} can't be built again with timm {timm.__version__}: {reason}.") from None
+        raise ValueError(f"{path} can't be built again with timm {timm.__version__}: {reason(error)}.") from None
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The parts of a document, which are mappings all, and the tensors."""
+    document, small = read_container(path)
+    for part in PARTS:
+        if not isinstance(document.get(part), dict):
+            raise ValueError(f"{path} is damaged: its description has no '{part}', or one that is no mapping.")
+    return document, small

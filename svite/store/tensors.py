@@ -47,13 +47,25 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, str
     """
     untied = {name: shape for name, shape in shapes(model).items() if name not in ties}
     refuse_misfit({name: tensor.shape for name, tensor in tensors.items()}, untied)
+    _refuse_ties(model, ties)
     for name, old in all_tensors(model).items():
         if name not in ties:
+            if tensors[name].is_floating_point() != old.is_floating_point():
+                raise ValueError(f"{name} is {tensors[name].dtype}, and timm builds {old.dtype}")
             parameter = isinstance(old, nn.Parameter)
             _set(model, name, nn.Parameter(tensors[name], old.requires_grad) if parameter else tensors[name])
     filled = all_tensors(model)
     for name in filled.keys() & ties.keys():
         _set(model, name, filled[ties[name]])
+
+
+def _refuse_ties(model: nn.Module, ties: Mapping[str, str]) -> None:
+    """ValueError for a tie of what is not alike, or to what is tied itself and so has no values."""
+    built = all_tensors(model)
+    for name, other in ties.items():
+        known = name in built and other in built and other not in ties
+        if not known or built[name].shape != built[other].shape or type(built[name]) is not type(built[other]):
+            raise ValueError(f"{name} can't be the same tensor as {other}")
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -1,7 +1,8 @@
 """The words for what a saved model may hold that timm did not put there: each module as plain values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Word:
-    """A kind of module, what tells one of them from another, and how to make one of that."""
+    """A kind of module, what tells one of them from another, how to make one of that, and of what it consists."""
 
     kind: type[nn.Module]
     describe: Callable[[nn.Module], Arguments]
     make: Callable[..., nn.Module]
+    takes: Mapping[str, type | UnionType]
 
 
 def _linear(layer: nn.Linear) -> Arguments:
@@ -44,12 +46,16 @@ def _make_zero(width: int | None) -> Zero:
     return Zero(None if width is None else nn.Parameter(torch.zeros(width)))
 
 
+def _scale(scale: LayerScale) -> Arguments:
+    return {"dim": len(scale.gamma), "inplace": scale.inplace}
+
+
 WORDS = {
-    "Identity": Word(nn.Identity, lambda layer: {}, nn.Identity),
-    "LayerScale": Word(LayerScale, lambda scale: {"dim": len(scale.gamma), "inplace": scale.inplace}, LayerScale),
-    "Linear": Word(nn.Linear, _linear, nn.Linear),
-    "Select": Word(Select, _select, _make_select),
-    "Zero": Word(Zero, _zero, _make_zero),
+    "Identity": Word(nn.Identity, lambda layer: {}, nn.Identity, {}),
+    "LayerScale": Word(LayerScale, _scale, LayerScale, {"dim": int, "inplace": bool}),
+    "Linear": Word(nn.Linear, _linear, nn.Linear, {"in_features": int, "out_features": int, "bias": bool}),
+    "Select": Word(Select, _select, _make_select, {"kept": int}),
+    "Zero": Word(Zero, _zero, _make_zero, {"width": int | None}),
 }
 SCORERS = {"Attentive": Attentive, "Learned": Learned}
 
@@ -67,18 +73,33 @@ def described(module: nn.Module | None) -> Description | None:
 def put(model: nn.Module, at: str, description: Description) -> None:
     """Make what is described, in its place in the model; its tensors hold nothing of value yet.
 
-    Raises ValueError for a token selector that scores by anything but `SCORERS`.
+    Raises ValueError for what is no description, and for a token selector that scores by anything but `SCORERS`.
     """
     word, arguments = description
     if word != "Selector":
-        model.set_submodule(at, _made(word, **arguments))
-    elif arguments["scorer"] not in SCORERS:
+        model.set_submodule(at, _made(word, arguments))
+        return
+    _refuse_others(word, arguments, {"keep": int | float, "scorer": str})
+    index = at.removeprefix("blocks.").removesuffix(".selector")
+    if at != f"blocks.{index}.selector" or not index.isdecimal():
+        raise ValueError(f"a selector can't stand at {at}, but before a block")
+    if arguments["scorer"] not in SCORERS:
         raise ValueError(f"{at}.scorer is a {arguments['scorer']}, not one of {', '.join(SCORERS)}")
-    else:
-        select(model, arguments["keep"], int(at.split(".")[1]), SCORERS[arguments["scorer"]])
+    select(model, arguments["keep"], int(index), SCORERS[arguments["scorer"]])
 
 
-def _made(word: str, **arguments: Any) -> nn.Module:
+def _made(word: str, arguments: Arguments) -> nn.Module:
     if word == "Sequential":
-        return nn.Sequential(*(_made(part, **inner) for part, inner in arguments["parts"]))
+        _refuse_others(word, arguments, {"parts": list})
+        return nn.Sequential(*(_made(part, inner) for part, inner in arguments["parts"]))
+    if word not in WORDS:
+        raise ValueError(f"{word} is no module that a file can hold; they are {', '.join(WORDS)}")
+    _refuse_others(word, arguments, WORDS[word].takes)
     return WORDS[word].make(**arguments)
+
+
+def _refuse_others(word: str, arguments: Arguments, takes: Mapping[str, type | UnionType]) -> None:
+    """ValueError for other arguments: one that says on which device or of which dtype would be made there and then."""
+    kinds = {name: type(value) for name, value in arguments.items()}
+    if kinds.keys() != takes.keys() or not all(issubclass(kinds[name], kind) for name, kind in takes.items()):
+        raise ValueError(f"{word} takes {', '.join(takes) or 'nothing'}, and not {arguments!r}")

@@ -89,7 +89,7 @@ def index(url: str, cache: Cache) -> list[Sample]:
 def _index(url: str, written: int, cache: Cache) -> list[Sample]:
     key = hashlib.sha256(f"{url}/{written}".encode()).hexdigest()
     stored = cache.folder / "index" / f"{key[:32]}.json"
-    if stored.exists():
+    with suppress(OSError, ValueError, TypeError, RecursionError):  # what is damaged is made again
         return [Sample(*each) for each in json.loads(stored.read_text())]
     with cache.open(url) as file:
         try:

@@ -40,6 +40,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, Run]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"The model {path} is missing; `dvc repro` makes it.")
     try:
-        return load(path)[0], parse(Run, note_of(path).get("run", {}), str(path))
+        run = note_of(path).get("run")
+        if not isinstance(run, dict):
+            raise ValueError("it does not say which run trained it")
+        return load(path)[0], parse(Run, run, str(path))
     except ValueError as error:
         raise ValueError(f"The model {path} is damaged ({error}); delete it and train it again.") from None
