@@ -267,7 +267,8 @@ def test_weights_that_are_no_numbers_are_not_saved_as_the_last_good_ones(images,
 
 def test_what_breaks_between_layers_is_told_too(images):
     model = loop_of(a_run("dense"), images).plain_model
-    pixels = torch.randn(2, 1, 12, 12)
+    pixels = torch.randn(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    model.blocks[0].attn.fused_attn = False  # what fused kernels make of logits past all numbers is the processor's
     qkv = model.blocks[0].attn.qkv.weight
     with torch.no_grad():
         qkv.mul_(1e21)
