@@ -82,7 +82,8 @@ def load(path: str | Path) -> tuple[nn.Module, Sparsifier | None]:
     The model is on the CPU, in evaluation mode, with the dtypes that it had, and all parameters train as timm builds
     them. The rule and the schedules of the sparsifier that made the masks are code and not in the file, so the one that
     comes back never changes its topology. It keeps the dead at zero through further training, and its `density`,
-    `apply`, `svite.shrink` and `svite.save` are those of any other. Nothing in the file is run, unpickled or fetched.
+    `apply`, `svite.shrink` and `svite.save` are those of any other. Nothing in the file is run, unpickled or fetched,
+    and a description of more than its tensors could be is refused before it is built.
 
     Raises:
         FileNotFoundError: no such file.
