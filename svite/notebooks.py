@@ -80,13 +80,25 @@ def write(notebook: dict, path: Path) -> None:
     part.replace(path)
 
 
+def read_notebook(path: Path) -> dict:
+    """The notebook as it lies on disk; NotebookError for a file that is none."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        if all("source" in cell and "metadata" in cell for cell in notebook["cells"]):
+            return notebook
+        reason = "a cell without source or metadata"
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    raise NotebookError(f"{path} is no notebook ({reason}); save it anew, or `git checkout` it.")
+
+
 def clean() -> None:
     """Make .nb/ hold the canonical copy of every numbered notebook, checksums of the code, and nothing else."""
     sources = sorted(SOURCES.glob("*.ipynb"))
     for stale in set(COPIES.glob("*.ipynb")) - {COPIES / source.name for source in sources}:
         stale.unlink()
     for source in sources:
-        write(canonical(json.loads(source.read_text(encoding="utf-8"))), COPIES / source.name)
+        write(canonical(read_notebook(source)), COPIES / source.name)
     COPIES.mkdir(exist_ok=True)
     (COPIES / "training.txt").write_text(checksums(CODE))
 
@@ -254,11 +266,13 @@ def _stable(text: str) -> str:
 def run(name: str, key: str | None, sections: list[str], parameters: list[str]) -> Path:
     """Execute .nb/NAME.ipynb for the pipeline; the result appears only when all of it ran."""
     copy, stem = COPIES / f"{name}.ipynb", key or name
+    if Path(stem).name != stem:
+        raise NotebookError(f"--key {stem} should be the name of a file.")
     if not copy.exists():
         clean()
     if not copy.exists():
         raise NotebookError(f"There is no notebook notebooks/{name}.ipynb.")
-    notebook = json.loads(copy.read_text(encoding="utf-8"))
+    notebook = read_notebook(copy)
     given = {"folder": "."} | dict(map(section, sections)) | dict(map(parameter, parameters))
     check(name, notebook, given)
     attempt, result = SCRATCH / f"{stem}.ipynb", EXECUTED / f"{stem}.ipynb"

@@ -260,6 +260,8 @@ def read(path: str | Path, kind: type[Strict], changes: Sequence[str] = ()) -> A
         values = yaml_value(Path(path).read_bytes(), str(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no parameter file {path}.") from None
+    except OSError as error:
+        raise OSError(f"The parameter file {path} can't be read: {error.strerror}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no mapping; it should have the keys {', '.join(kind.model_fields)}.")
     for change in changes:

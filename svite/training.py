@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         "SVITE_THREADS on how many threads a process.",
     )
     made.add_argument("--params", required=True, help="the run: recipes/deit_small_imagenet.yaml, say")
-    made.add_argument("--output", default="scratch", help="folder for model, metrics and curves (scratch)")
+    made.add_argument("--output", type=folder, default="scratch", help="folder for model, metrics and curves (scratch)")
     made.add_argument(
         "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="recipe.lr=0.001 seed=1 ..."
     )
@@ -34,6 +34,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' should be a whole number from 1 on")
     return int(text)
+
+
+def folder(text: str) -> str:
+    """A folder, which "$NOTHING" would not be."""
+    if not text:
+        raise argparse.ArgumentTypeError("it should name a folder; . is this one")
+    return text
 
 
 def main() -> None:

@@ -80,6 +80,9 @@ def test_declared_names_several_targets_and_dicts():
         (["a", "--section", "pair.modle"], "params.yaml has no section 'pair.modle'."),
         (["a", "--section", "plain.x"], "params.yaml has no section 'plain.x'."),
         (["b"], "There is no notebook notebooks/b.ipynb."),
+        (["a", "--key", "../x"], "--key ../x should be the name of a file."),
+        (["a", "-p", "lr=[1"], "'[1' is not valid YAML: "),
+        (["a", "-p", "lr=" + "[" * 9999], "'[[[[[[[[[["),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_sentence(place, arguments, sentence):
@@ -90,6 +93,17 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(place, arguments, sentenc
     assert err.startswith(f"svite: {sentence}")
     assert err.count("\n") == 1
     assert not Path("reports").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"cells": [3]}', '{"cells": [{}]}', '{"cells":' + "[" * 99_999]
+)
+def test_a_file_that_is_no_notebook_is_one_sentence(place, content):
+    Path("notebooks/a.ipynb").write_text(content)
+    with pytest.raises(
+        notebooks.NotebookError, match=r"^notebooks/a\.ipynb is no notebook \(.*\); save it anew, or .*\.$"
+    ):
+        notebooks.clean()
 
 
 # ---- determinism --------------------------------------------------------------------------------

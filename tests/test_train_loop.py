@@ -301,14 +301,19 @@ def refused(tmp_path: Path, run, data, start=None, error=ValueError) -> str:
 
 
 def test_bad_runs_get_one_sentence_and_write_nothing(images, half, tmp_path):
-    assert "no optimizer 'adamz'" in refused(tmp_path, a_run("svite", optimizer="adamz"), images)
+    assert "no optimizer 'adamz'; the nearest are " in refused(tmp_path, a_run("svite", optimizer="adamz"), images)
     assert "MADGRAD is not known" in refused(tmp_path, a_run("svite", optimizer="madgrad"), images)
     few = a_run("dense").model_copy(update={"model": Model(**{**MODEL.model_dump(), "num_classes": 2})})
     assert "The images are of 3 classes, and model.num_classes is 2." in refused(tmp_path, few, images)
     assert "recipe.batch is 999, more than the 42" in refused(tmp_path, a_run("dense", batch=999), images)
     assert "leaves nothing alive in" in refused(tmp_path, a_run("svite", 0.0001), images)
     other = a_run("dense").model_copy(update={"model": Model(name="vit_tiny_no_such")})
-    assert "timm can't build 'vit_tiny_no_such'" in refused(tmp_path, other, images)
+    assert "timm has no model 'vit_tiny_no_such'; the nearest are " in refused(tmp_path, other, images)
+    convolutions = a_run("svite").model_copy(update={"model": Model(name="test_resnet", num_classes=3)})
+    assert "'test_resnet' is no Vision Transformer" in refused(tmp_path, convolutions, images)
+    for argument, value in (("patch_size", 0), ("embed_dim", 17), ("depth", "many"), ("img_size", 10**9)):
+        wrong = a_run("svite").model_copy(update={"model": MODEL.model_copy(update={argument: value})})
+        assert "timm can't build 'vit_tiny_patch16_224' of these arguments: " in refused(tmp_path, wrong, images)
     wrong = a_run("dense").model_copy(update={"model": MODEL.model_copy(update={"colour": "red"})})
     assert "timm can't build" in refused(tmp_path, wrong, images)
     assert "has no gradient" in refused(tmp_path, a_run("snip"), images)
@@ -316,7 +321,7 @@ def test_bad_runs_get_one_sentence_and_write_nothing(images, half, tmp_path):
 
 def test_bad_starting_models_get_one_sentence_and_write_nothing(images, half, tmp_path):
     run = a_run("omp")
-    assert "is missing" in refused(tmp_path, run, images, tmp_path / "models" / "no.safetensors", FileNotFoundError)
+    assert "there is no model " in refused(tmp_path, run, images, tmp_path / "no.safetensors", FileNotFoundError)
     torn = tmp_path / "models" / "half-0.safetensors"
     torn.parent.mkdir()
     torn.write_bytes(half.read_bytes()[:2000])
@@ -325,6 +330,9 @@ def test_bad_starting_models_get_one_sentence_and_write_nothing(images, half, tm
     beside = half.parent.parent / "metrics" / "train" / "half-0.json"
     (tmp_path / "metrics" / "train" / "half-0.json").write_text(beside.read_text())
     assert "is damaged" in refused(tmp_path, run, images, torn)
+    for said in ("", "[1]", "{}", '{"images_seen": "many"}', '{"images_seen":' + "[" * 99_999):
+        (tmp_path / "metrics" / "train" / "half-0.json").write_text(said)
+        assert "half-0.json does not say what the training of " in refused(tmp_path, run, images, torn)
     bigger = run.model_copy(update={"model": MODEL.model_copy(update={"depth": 2})})
     assert "is another than the run asks for" in refused(tmp_path, bigger, images, half)
 

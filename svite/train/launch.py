@@ -22,7 +22,7 @@ def launch(training: Training, folder: str | Path, processes: int, shard: bool =
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "svite.train", "--output", str(folder), *(["--shard"] if shard else [])]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as params, tempfile.TemporaryFile("w+") as errors:
-        params.write(training.model_dump_json(exclude_unset=True))
+        params.write(training.model_dump_json())
         params.flush()
         command += ["--params", params.name]
         with subprocess.Popen(

@@ -44,9 +44,10 @@ def teacher_for(student: nn.Module, distillation: Distillation) -> nn.Module:
             teacher = timm.create_model(
                 distillation.teacher, pretrained=True, num_classes=student.num_classes, in_chans=student.in_chans
             )
-        except RuntimeError as error:
-            said = near(distillation.teacher, timm.list_models(pretrained=True), "models")
-            raise ValueError(f"recipe.distillation.teacher: no file, and {error}; {said}.") from None
+        except Exception as error:  # whatever a download or timm's own code comes to
+            said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+            like = near(distillation.teacher, timm.list_models(pretrained=True), "models")
+            raise ValueError(f"recipe.distillation.teacher: no file, and {said}; {like}.") from None
     if teacher.num_classes != student.num_classes:
         raise ValueError(
             f"recipe.distillation.teacher: '{distillation.teacher}' knows {teacher.num_classes} classes, "

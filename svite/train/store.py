@@ -13,7 +13,7 @@ from svite.vit.surgery_alive import Masked
 def build(model: Model, pretrained: bool = False) -> nn.Module:
     """The timm model that a configuration names; its random weights come from torch's global generator.
 
-    Raises ValueError for a name or an argument that timm does not know.
+    Raises ValueError for a name or an argument that timm does not know, and for what is no transformer of patches.
     """
     import timm
 
@@ -21,10 +21,16 @@ def build(model: Model, pretrained: bool = False) -> nn.Module:
         said = near(model.name, timm.list_models(), "models")
         raise ValueError(f"model.name: timm has no model '{model.name}'; {said}.")
     try:
-        return timm.create_model(model.name, pretrained=pretrained, **model.arguments)
+        made = timm.create_model(model.name, pretrained=pretrained, **model.arguments)
     except Exception as error:  # whatever its code comes to with arguments that it never checks
         said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(f"model: timm can't build '{model.name}' of these arguments: {said}.") from None
+    if not hasattr(made, "patch_embed"):
+        raise ValueError(
+            f"model.name: '{model.name}' is no Vision Transformer (it has no patch_embed); take one of timm's, "
+            "deit_small_patch16_224 say."
+        )
+    return made
 
 
 def save_model(path: str | Path, model: nn.Module, run: Run, masked: Masked | None = None) -> None:

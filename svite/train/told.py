@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from svite.recipe import Strict
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study import DENSE, HALF, Run, Training
 from svite.train.parts import takes
@@ -10,22 +11,26 @@ FOR_MEMORY = ("rotate", "zoom", "shift")
 
 
 def unused(training: Training) -> list[str]:
-    """Each setting that somebody wrote and the run never looks at, with the reason."""
+    """Each setting that somebody changed from its default and the run never looks at, with the reason."""
     return [*_of_data(training), *_of_method(training), *_of_parts(training)]
 
 
+def _changed(settings: Strict, name: str) -> bool:
+    return getattr(settings, name) != type(settings).model_fields[name].default
+
+
 def _of_data(training: Training) -> Iterator[str]:
-    written = training.recipe.model_fields_set
+    recipe = training.recipe
     if not isinstance(training.data, str):
-        yield from (f"recipe.{name} (for images in memory)" for name in FOR_MEMORY if name in written)
-    elif "views" in written:
+        yield from (f"recipe.{name} (for images in memory)" for name in FOR_MEMORY if _changed(recipe, name))
+    elif _changed(recipe, "views"):
         yield "recipe.views (for images read from files; those in memory are turned, zoomed and shifted)"
 
 
 def _of_method(training: Training) -> Iterator[str]:
     if training.method in (DENSE, HALF) and training.density != 1.0:
         yield f"density ({training.method} keeps every weight)"
-    if "interval" in training.recipe.model_fields_set and not takes(training.method, "interval"):
+    if _changed(training.recipe, "interval") and not takes(training.method, "interval"):
         yield f"recipe.interval ({training.method} changes no topology in training)"
     if training.start and training.model.pretrained:
         yield "model.pretrained (the run starts from `start`)"
@@ -33,9 +38,9 @@ def _of_method(training: Training) -> Iterator[str]:
 
 def _of_parts(training: Training) -> Iterator[str]:
     taught, mixing = training.recipe.distillation, training.recipe.mixing
-    if taught and taught.kind == "hard" and "temperature" in taught.model_fields_set:
+    if taught and taught.kind == "hard" and _changed(taught, "temperature"):
         yield "recipe.distillation.temperature (for a soft teacher)"
-    if mixing and "switch" in mixing.model_fields_set and not (mixing.mixup and mixing.cutmix):
+    if mixing and _changed(mixing, "switch") and not (mixing.mixup and mixing.cutmix):
         yield "recipe.mixing.switch (one of mixup and cutmix is 0)"
 
 
