@@ -159,7 +159,9 @@ def test_where_svite_is_not_installed_kernels_are_ordinary_ones_and_it_is_told(p
             Path("packages").mkdir(exist_ok=True)
             Path("packages", package.name).symlink_to(package)
     save("a", "print(6 * 7)")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path("packages").absolute())])}
+    warmth = (warm.ADDRESS, "JUPYTER_DEFAULT_PROVISIONER_NAME")  # which the fixture of the tests above may have left on
+    environment = {name: value for name, value in os.environ.items() if name not in warmth}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path("packages").absolute())])}
     command = [sys.executable, "-S", "-c", WITHOUT]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
