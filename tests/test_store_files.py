@@ -139,11 +139,15 @@ def test_a_missing_model_says_how_to_get_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model",
-    [Model(name="vit_nowhere"), MODEL.model_copy(update={"eyes": 2}), MODEL.model_copy(update={"num_heads": 3})],
+    ("model", "said"),
+    [
+        (Model(name="vit_nowhere"), r"model\.name: timm has no model 'vit_nowhere'; the models are .{,2000}, \.\.\."),
+        (MODEL.model_copy(update={"eyes": 2}), r"model: timm can't build '\w+' of these arguments: .*'eyes'"),
+        (MODEL.model_copy(update={"num_heads": 3}), r"model: timm can't build '\w+' of these arguments: .*num_heads"),
+    ],
 )
-def test_a_model_that_timm_cannot_build_is_one_sentence(model):
-    with pytest.raises(ValueError, match=rf"^model: timm can't build '{model.name}': .*\.$"):
+def test_a_model_that_timm_cannot_build_is_one_sentence(model, said):
+    with pytest.raises(ValueError, match=rf"^{said}\.$"):
         build(model)
 
 
@@ -182,7 +186,5 @@ def test_a_truncated_checkpoint_is_one_sentence(size, tmp_path):
 
 def test_a_checkpoint_of_something_else_is_one_sentence(tmp_path):
     torch.save([1, 2], tmp_path / "run.ckpt")
-    with pytest.raises(
-        ValueError, match=r"^The checkpoint .*run\.ckpt is damaged \(it holds a list\); delete it .*\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^The checkpoint .*run\.ckpt is no training run's; move it away, or delete"):
         load_checkpoint(tmp_path / "run.ckpt")
