@@ -26,7 +26,14 @@ from typing import Any
 SOURCES, COPIES = Path("notebooks"), Path(".nb")
 EXECUTED, SCRATCH = Path("reports/notebooks"), Path(".scratch/notebooks")
 CODE = (  # what training and evaluation run, methods aside
-    *("svite/__init__.py", "svite/_torchvision.py", "svite/paths.py", "svite/recipe.py", "svite/study.py"),
+    *(
+        "svite/__init__.py",
+        "svite/_torchvision.py",
+        "svite/paths.py",
+        "svite/recipe.py",
+        "svite/study.py",
+        "svite/yaml.py",
+    ),
     *("svite/sparsity", "svite/vit", "svite/store", "svite/tokens", "svite/train"),
 )
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -118,7 +125,7 @@ def read_yaml(text: str | Path) -> Any:
     >>> read_yaml("[1e-3, true, yes, 007, null]")
     [0.001, True, 'yes', 7, None]
     """
-    from svite.recipe import yaml_value
+    from svite.yaml import yaml_value
 
     where, read = (str(text), text.read_bytes()) if isinstance(text, Path) else (repr(text[:60]), text)
     try:

@@ -14,7 +14,8 @@ from svite import notebooks
 ROOT = Path(__file__).parent.parent
 BASE = {"svite", "svite._torchvision", "svite.paths"}
 MAY_IMPORT = {
-    "recipe": set(),
+    "yaml": set(),
+    "recipe": {"yaml"},
     "study": {"recipe"},
     "paths": set(),
     "_torchvision": set(),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from svite.notebooks import NotebookError, parameter
-from svite.recipe import DEEPEST, read, yaml_value
+from svite.recipe import read
 from svite.study import Training, load
+from svite.yaml import DEEPEST, yaml_value
 
 ROOT = Path(__file__).parent.parent
 DIGITS, FOLDER = ROOT / "recipes/digits.yaml", ROOT / "recipes/image_folder.yaml"
