@@ -99,6 +99,7 @@ def _train(options: argparse.Namespace) -> None:
 def train_here(training: Training, folder: Path, shard: bool = False) -> None:
     """Train in this process, as one of those that a launcher started or by itself."""
     from svite.train import results
+    from svite.train.device import working
     from svite.train.told import unused
 
     first = int(os.environ.get("RANK", "0")) == 0
@@ -106,7 +107,10 @@ def train_here(training: Training, folder: Path, shard: bool = False) -> None:
         print(f"Not used in this run: {'; '.join(found)}.", flush=True)
     data = training.data if isinstance(training.data, Images) else results.data_for(training.run, training.data)
     checkpoint = folder / ".scratch" / f"{training.key}.ckpt"
-    trained = results.train(training.run, data, folder, training.start, checkpoint, shard=shard)
+    source = results.source_for(training.run, data)
+    if first:
+        print(*source.told, working(), sep="\n", flush=True)
+    trained = results.train(training.run, data, folder, training.start, checkpoint, shard=shard, source=source)
     last = trained.epochs[-1]
     if first:
         print(f"{training.key}: validation {last['validation_top1']:.2f} %; {folder}/models/{training.key}.safetensors")

@@ -88,8 +88,8 @@ def test_a_folder_of_class_folders_is_resized_and_turned_grey(tmp_path):
         (tmp_path / "train" / label).mkdir(parents=True)
         Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / "train" / label / "one.png")
     for channels in (1, 3):
-        split, names = read(tmp_path / "train", channels, 12)
-        assert names == ["a", "b"]
+        split, found = read(tmp_path / "train", channels, 12)
+        assert found.classes == ["a", "b"]
         assert split.images.shape == (2, channels, 12, 12)
         assert (split.images == 200).all()
         assert split.labels.tolist() == [0, 1]

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svite.recipe import shown
 from svite.store.files import whole
+
+SHOWN = 3  # settings that differ; of a data set every class may
 
 
 def copied(state: Any) -> Any:
@@ -159,7 +162,7 @@ def differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
         for key in {**before, **now}:
             yield from differences(before.get(key), now.get(key), f"{place}.{key}" if place else str(key))
     elif before != now:
-        yield f"{place} was {before!r} and is {now!r}"
+        yield f"{place} was {shown(before)} and is {shown(now)}"
 
 
 def refuse_foreign(state: dict[str, Any], path: str | Path) -> None:
@@ -183,9 +186,10 @@ def of_this_version(path: str | Path) -> Iterator[None]:
 
 def refuse_other(before: dict[str, Any], now: dict[str, Any], path: str | Path) -> None:
     """Raise ValueError naming what differs between a checkpoint's settings and those of today."""
-    different: Iterable[str] = list(differences(before, now))
+    different = list(differences(before, now))
     if different:
+        more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise ValueError(
-            f"The checkpoint {path} is of other settings: {', '.join(different)}; set them back, or delete it to train "
-            "from the start."
+            f"The checkpoint {path} is of other settings: {', '.join(different[:SHOWN])}{more}; set them back, or "
+            "delete it to train from the start."
         )

@@ -10,16 +10,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from timm.data import create_dataset
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
 from svite.recipe import Recipe
 from svite.sparsity.scoring import seeded
 from svite.store.files import sha256
+from svite.train.found import Found, Slice, find, opened
+from svite.train.pixels import eight_bits
 
 CHECKSUMS = "SHA256SUMS"
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # whatever a file is called: PostScript is a program
 
 
 @dataclass(frozen=True)
@@ -64,23 +63,27 @@ def check(folder: str | Path) -> None:
             )
 
 
-def read(path: Path, channels: int, size: int) -> tuple[Split, list[str]]:
-    """The images of a tar file or of class folders, resized to `size` pixels a side, and the names of the classes."""
-    mode = {1: "L", 3: "RGB"}[channels]
-    reader = create_dataset("", root=str(path), search_split=False).reader  # the data set itself would leave files open
-    images, labels = [], []
-    for file, label in (reader[index] for index in range(len(reader))):
-        with file, Image.open(file, formats=FORMATS) as stored:
-            image = stored.convert(mode)
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
-        images.append(np.asarray(image).reshape(size, size, channels))
-        labels.append(label)
-    in_tar = isinstance(reader, ReaderImageInTar)
-    if in_tar:
-        reader.tar_state.tf.close()
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Split(pixels, torch.tensor(labels)), [*(reader.class_name_to_idx if in_tar else reader.class_to_idx)]
+def read(path: Path, channels: int, size: int) -> tuple[Split, Found]:
+    """The images of a tar file or of class folders, resized to `size` pixels a side, and what was found there.
+
+    Raises ValueError naming an image that can't be read, and for what `find` refuses.
+    """
+    found = find(path)
+    images = np.stack([_pixels(each, channels, size) for each in found.images])
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return Split(pixels, torch.tensor([each.label for each in found.images])), found
+
+
+def _pixels(place: Slice, channels: int, size: int) -> UInt8[np.ndarray, "{size} {size} {channels}"]:
+    try:
+        with opened(place) as stored:
+            image = eight_bits(stored, channels)
+    except Exception as error:  # whatever a decoder raises at foreign bytes
+        reason = str(error).split(" <")[0].partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{place} can't be read as an image ({reason}); mend it, or take it away.") from None
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(size, size, channels)
 
 
 class Data:
@@ -95,16 +98,19 @@ class Data:
     def __init__(self, folder: str | Path, channels: int = 1, size: int = 28) -> None:
         check(folder)
         self.folder, self.channels, self.size = Path(folder), channels, size
+        self.left_out: dict[str, str] = {}  # by split: files that are no images
 
     def _path(self, split: str) -> Path | None:
         candidates = (self.folder / f"{split}.tar", self.folder / split)
         return next((path for path in candidates if path.exists()), None)
 
-    def _read(self, split: str) -> tuple[Split, list[str]]:
+    def _read(self, split: str) -> tuple[Split, list[str]]:  # and its classes
         path = self._path(split)
         if path is None:
             raise FileNotFoundError(f"{self.folder} has no '{split}.tar' and no folder '{split}'.")
-        return read(path, self.channels, self.size)
+        images, found = read(path, self.channels, self.size)
+        self.left_out |= {split: found.left_out} if found.left_out else {}
+        return images, found.classes
 
     @cached_property
     def _whole(self) -> tuple[Split, list[str]]:

@@ -33,6 +33,13 @@ def takes_gpu() -> bool:
     return True
 
 
+def working() -> str:
+    """What this run works with, for people."""
+    processes, device = int(os.environ.get("WORLD_SIZE", "1")), CUDA if takes_gpu() else CPU
+    many = f"{processes} processes, each " if processes > 1 else ""
+    return f"{many}on {device}, {threads()} thread{'s' * (threads() > 1)}"
+
+
 def threads() -> int:
     """How many threads this process trains on.
 

@@ -18,6 +18,7 @@ from svite.train.stored import Stored, files, hugging_face, torchvision
 from svite.train.views import Seen, Viewed, Wanted, evaluation_view, random_numbers_kept, training_view
 from svite.train.workers import delivered
 
+NAMED = 20  # images that can't be read
 KINDS = {"": files, "torch": torchvision, "hfds": hugging_face, "shards": Shards}
 
 
@@ -111,7 +112,8 @@ class Ahead:
 class Loaded:
     """Images in files, and timm's random views of them; a batch is the same bytes whoever makes it.
 
-    `skipped` counts the images that could not be read and were left out. `model_config` is `views.config(model)`.
+    `skipped` are the images that could not be read and were left out, by name, with the reason. `model_config` is
+    `views.config(model)`.
 
     Raises ValueError or FileNotFoundError for images that can't be had, Unavailable for shards that can't.
     """
@@ -119,10 +121,11 @@ class Loaded:
     moments = None
 
     def __init__(self, images: Images, recipe: Recipe, seed: int, model_config: Mapping[str, Any]) -> None:
-        self.images, self.recipe, self.skipped = images, recipe, 0
+        self.images, self.recipe, self.skipped, self.said = images, recipe, {}, 0
         self.train, self.held = stored(images, images.train), stored(images, images.validation)
         refuse_other_classes(self.train, self.held, images)
         self.classes = len(self.train.classes) if self.train.classes else None
+        self.told_apart = model_config.get("classes")
         shape = tuple(model_config["input_size"])
         self.training = Viewed(self.train.read, training_view(recipe.views, model_config), shape, seed)
         self.evaluation = Viewed(self.held.read, evaluation_view(model_config), shape, seed)
@@ -138,15 +141,17 @@ class Loaded:
 
         Raises ValueError for an image that can't be read, if that is to be fatal; RuntimeError for a worker that died.
         """
-        order, before = self.epochs.order(epoch), self.skipped
+        order, left = self.epochs.order(epoch), 0
         for number in range(first, self.epochs.whole):
-            seen = self.ahead.take(epoch, number, share)
-            for slot, position in enumerate(self.epochs.positions(number, share)):
+            seen, positions = self.ahead.take(epoch, number, share), self.epochs.positions(number, share)
+            self._refuse_labels(self.train, seen, order[list(positions)])
+            for slot, position in enumerate(positions):
                 if seen.trouble[slot]:
                     self._refuse(self.train.name(int(order[position])), seen.trouble[slot])
                     seen.view[slot], seen.label[slot] = self._another(order, epoch, position)
+                    left += 1
             if number == self.epochs.whole - 1:
-                self._tell(before, f"epoch {epoch + 1}")
+                self._tell(left, f"epoch {epoch + 1}")
             yield seen.view, seen.label
 
     def validation(self, share: Share) -> Iterator[Batch]:
@@ -155,16 +160,18 @@ class Loaded:
         Raises as `batches` does.
         """
         size = max(1, self.recipe.batch // self.recipe.accumulate // share.of)
-        indices, before = share.part(torch.arange(len(self.held))), self.skipped
+        indices, left = share.part(torch.arange(len(self.held))), 0
         batches = delivered(self.evaluation, self._held(indices, size), self.images.workers)
         for part, seen in zip(indices.split(size), batches, strict=True):
+            self._refuse_labels(self.held, seen, part)
             for index, trouble in zip(part.tolist(), seen.trouble, strict=True):
                 if trouble:
                     self._refuse(self.held.name(index), trouble)
+                    left += 1
             readable = torch.tensor([not trouble for trouble in seen.trouble])
             if readable.any():
                 yield (seen.view, seen.label) if readable.all() else (seen.view[readable], seen.label[readable])
-        self._tell(before, "validation")
+        self._tell(left, "validation")
 
     def _held(self, indices: Int[Tensor, " image"], size: int) -> Iterator[list[Wanted]]:
         for begin in range(0, len(indices), size):
@@ -174,7 +181,17 @@ class Loaded:
     def _refuse(self, name: str, trouble: str) -> None:
         if self.images.unreadable == "fatal":
             raise ValueError(f"{name} can't be read as an image ({trouble}); data.unreadable: skip leaves such out.")
-        self.skipped += 1
+        self.skipped[name] = trouble
+
+    def _refuse_labels(self, stored: Stored, seen: Seen, indices: Int[Tensor, " image"]) -> None:
+        """Raise ValueError naming an image of a class that the model does not tell from others."""
+        odd = (seen.label >= self.told_apart).nonzero() if self.told_apart else ()
+        if len(odd):
+            slot = int(odd[0])
+            raise ValueError(
+                f"{stored.name(int(indices[slot]))} is of class {int(seen.label[slot])}, counted from 0, and the model "
+                f"tells {self.told_apart} apart; set model.num_classes, or mend the label."
+            )
 
     def _another(self, order: Int[Tensor, " image"], epoch: int, position: int) -> tuple[Tensor, int]:
         """The next readable image of the epoch, in a view of this position's own."""
@@ -185,6 +202,27 @@ class Loaded:
                     return seen.view, seen.label
         raise ValueError(f"No image of '{self.images.train}' in {self.images.root} can be read.")
 
-    def _tell(self, before: int, when: str) -> None:
-        if self.skipped > before:
-            print(f"{self.skipped - before} images could not be read and were left out in {when}.", flush=True)
+    def _tell(self, left: int, when: str) -> None:
+        """Say how many images were left out, and the names of those that had not been named before."""
+        if not left:
+            return
+        news = [f"{name} ({trouble})" for name, trouble in self.skipped.items()][self.said :]
+        self.said = len(self.skipped)
+        more = f", and {len(news) - NAMED} more" if len(news) > NAMED else ""
+        names = f": {', '.join(news[:NAMED])}{more}" if news else ""
+        print(f"{left} images could not be read and were left out in {when}{names}.", flush=True)
+
+    @property
+    def fingerprint(self) -> dict[str, dict[str, str]]:
+        """What images these are, in a few words a class or shard."""
+        return {"train": self.train.fingerprint, "validation": self.held.fingerprint}
+
+    @property
+    def told(self) -> list[str]:
+        """What was found, for people."""
+        classes = f" of {self.classes:,} classes" if self.classes else ""
+        splits = ((self.images.train, self.train), (self.images.validation, self.held))
+        return [
+            f"{name}: {len(split):,} images{classes}{'; ' if split.left_out else ''}{split.left_out}"
+            for name, split in splits
+        ]

@@ -76,22 +76,25 @@ def train(
     start: str | Path | None = None,
     checkpoint: str | Path | None = None,
     shard: bool = False,
+    source: Source | None = None,
 ) -> Trained:
     """Train a run and write its model, metrics and curves below `folder`.
 
     A run that was stopped goes on from its checkpoint; a finished one leaves none. By default every run has one of its
-    own in `.scratch`; at a `checkpoint` that is named, one of other settings is refused. Several processes `shard` the
-    weights and the optimizer's state among them (FSDP2), or each hold all (DDP).
+    own in `.scratch`; at a `checkpoint` that is named, one of other settings is refused, and one of other images in
+    any case. Several processes `shard` the weights and the optimizer's state among them (FSDP2), or each hold all
+    (DDP). `source` is `source_for(run, data)`, where that is there already.
 
     Raises ValueError or FileNotFoundError for what is wrong with the run, the data or `start`, and nothing is written
     then; OSError for files that can't be written, or that another process is at.
     """
     folder = Path(folder)
     before = images_before(start)
-    loop = Loop(run, source_for(run, data), start, shard)
+    source = source or source_for(run, data)
+    loop = Loop(run, source, start, shard)
     checkpoint = checkpoint or folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
     with held(run, folder, checkpoint, loop.accelerator):
-        trained = loop.fit(checkpoint, settings(run, data, start))
+        trained = loop.fit(checkpoint, settings(run, data, start) | {"images": source.fingerprint})
         if loop.accelerator.is_main_process:
             write_results(trained, folder, before)
             remove(checkpoint)

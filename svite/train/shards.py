@@ -29,12 +29,15 @@ from torch import Tensor
 from svite.recipe import Images
 from svite.sparsity.scoring import seeded
 from svite.store.files import write
+from svite.train.archives import refuse_endless
 from svite.train.cache import Cache, Unavailable, default_folder, is_local
-from svite.train.data import FORMATS
+from svite.train.fingerprint import of_shards
+from svite.train.pixels import FORMATS
 from svite.train.stored import Stored
 
 PARTS = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # as WebDataset parts a name into the sample's key and what is of it
 PICTURES = ("jpg", "jpeg", "png", "webp")
+MOST = 1_000_000  # shards of a pattern
 AHEAD = 2  # shards that are fetched while another is read
 
 
@@ -50,10 +53,11 @@ class Sample(NamedTuple):
 def samples_of(file: BinaryIO) -> list[Sample]:
     """What a shard holds, from the headers of the tar file.
 
-    Raises ValueError or TarError for a file that is no plain tar file, and for a sample without image or class.
+    Raises ValueError or TarError for a file that is no whole, plain tar file, and for a sample without image or class.
     """
     with tarfile.open(fileobj=file, mode="r:") as tar:
         plain = [(PARTS.fullmatch(member.name), member) for member in tar if member.isreg() and not member.issparse()]
+        refuse_endless(tar)
     named = [(match[1], match[2].lower(), member) for match, member in plain if match]
     return [_sample(file, key, {part: member for _, part, member in group}) for key, group in groupby(named, _key)]
 
@@ -151,12 +155,13 @@ class Shards(Stored):
         known = info(root)
         names = known[split] if split in known else expand(location(split))
         urls = [f"{root}/{name}" for name in names]
-        missing = next((url for url in urls if is_local(url) and not Path(url).exists()), None)
-        if missing:
-            raise FileNotFoundError(f"The shard {missing} is missing.")
+        missing = next((url for url in urls if is_local(url) and not Path(url).is_file()), None)
+        if missing or not urls:
+            raise FileNotFoundError(f"The shard {missing or f'{root}/{split}'} is missing, or is no file.")
         said = {name: size for sizes in known.values() for name, size in sizes.items()}
         sizes = [said[name] for name in names] if said.keys() >= set(names) else count(urls, cache)
-        super().__init__(Places(sizes), Reader(urls, sizes, cache), None)
+        stored = [Path(url).stat().st_size if is_local(url) else 0 for url in urls]
+        super().__init__(Places(sizes), Reader(urls, sizes, cache), None, of_shards(names, sizes, stored))
         self.ends, self.window = torch.tensor(self.places.ends), AHEAD * max(sizes) + 1
         self.coming: dict[str, Thread] = {}
 
@@ -207,6 +212,8 @@ def location(url: str) -> str:
 def expand(pattern: str) -> list[str]:
     """Names from a pattern with braces.
 
+    Raises ValueError where it stands for more than anybody has.
+
     >>> expand("train-{08..10}.tar"), expand("{a,b}{1..2}")
     (['train-08.tar', 'train-09.tar', 'train-10.tar'], ['a1', 'a2', 'b1', 'b2'])
     """
@@ -214,8 +221,12 @@ def expand(pattern: str) -> list[str]:
     if not braces:
         return [pattern]
     first, last, listed = braces.groups()
+    rest = expand(pattern[braces.end() :])
+    many = len(listed.split(",")) if listed else int(last) - int(first) + 1
+    if many * len(rest) > MOST:
+        raise ValueError(f"'{pattern}' stands for {many * len(rest):,} shards; svite reads up to {MOST:,}.")
     inner = listed.split(",") if listed else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-    return [pattern[: braces.start()] + each + rest for each in inner for rest in expand(pattern[braces.end() :])]
+    return [pattern[: braces.start()] + each + end for each in inner for end in rest]
 
 
 def info(root: str) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from svite.recipe import Recipe
 from svite.sparsity.scoring import seeded
 from svite.train.data import Data, augmented, order
+from svite.train.fingerprint import of_pixels
 
 Moments = tuple[Float[Tensor, "1 channel 1 1"], Float[Tensor, "1 channel 1 1"]]  # mean, standard deviation
 Batch = tuple[Float[Tensor, "image channel height width"], Int[Tensor, " image"]]
@@ -35,6 +36,14 @@ class Source(Protocol):
     moments: Moments | None  # what their colours are normalised by, if not as timm says of the model
     classes: int | None  # how many there are, if that is known
 
+    @property
+    def fingerprint(self) -> dict[str, dict[str, str]]:
+        """What images these are, by split, in a few words each: a checkpoint of others is refused."""
+
+    @property
+    def told(self) -> list[str]:
+        """What was found, for people, a line a split."""
+
     def __len__(self) -> int:
         """Training images an epoch."""
 
@@ -51,6 +60,20 @@ class InMemory:
     def __init__(self, data: Data, recipe: Recipe, seed: int) -> None:
         self.data, self.recipe, self.seed = data, recipe, seed
         self.train, self.moments, self.classes = data.train.first(recipe.images), data.moments, data.classes
+
+    @property
+    def fingerprint(self) -> dict[str, dict[str, str]]:
+        """What images these are, in a few words a class."""
+        return {"train": of_pixels(self.data.train), "validation": of_pixels(self.data.validation)}
+
+    @property
+    def told(self) -> list[str]:
+        """What was found, for people."""
+        splits, left = {"train": self.train, "validation": self.data.validation}, self.data.left_out
+        return [
+            "; ".join(filter(None, (f"{name}: {len(split):,} images of {self.classes:,} classes", left.get(name))))
+            for name, split in splits.items()
+        ]
 
     def __len__(self) -> int:
         return len(self.train)

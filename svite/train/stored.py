@@ -3,43 +3,42 @@
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxtyping import Int
 from PIL import Image
 from timm.data import create_dataset
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
 from svite.recipe import Images
-from svite.train.data import FORMATS, order
+from svite.train.data import order
+from svite.train.fingerprint import Fingerprint, of_files, of_rows
+from svite.train.found import Slice, find, opened
+from svite.train.pixels import FORMATS
 from svite.train.views import Read
 
 WHOLE_FOLDER = ("torch/image_folder", "torch/folder")  # torchvision's own, of which timm would take all splits for one
 
 
-class Slice(NamedTuple):
-    """Bytes of a file that are an image, and its class."""
-
-    path: str
-    label: int
-    offset: int = 0
-    size: int = -1
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path}/{self.name}" if self.name else self.path
-
-
 class Stored:
     """The images of a split, in a fixed order. `read` is what a worker gets; where each image is stays here.
 
-    `places` are what `read` takes, `classes` the names of the classes, if there are names.
+    `places` are what `read` takes, `classes` the names of the classes, if there are names; `left_out` says what lies
+    there and is no image.
     """
 
-    def __init__(self, places: Sequence[Any], read: Read, classes: Iterable[str] | None, title: str = "") -> None:
-        self.places, self.read, self.title = places, read, title
-        self.classes = None if classes is None else [*classes]
+    def __init__(
+        self,
+        places: Sequence[Any],
+        read: Read,
+        classes: Iterable[str] | None,
+        fingerprint: Fingerprint,
+        *,
+        title: str = "",
+        left_out: str = "",
+    ) -> None:
+        self.places, self.read, self.title, self.left_out = places, read, title, left_out
+        self.classes, self.fingerprint = None if classes is None else [*classes], fingerprint
 
     def __len__(self) -> int:
         return len(self.places)
@@ -59,29 +58,21 @@ class Stored:
 
 def read_slice(place: Slice) -> tuple[Image.Image, int]:
     """An image and its class."""
-    with open(place.path, "rb") as file:
-        file.seek(place.offset)
-        return Image.open(BytesIO(file.read(place.size)), formats=FORMATS), place.label
+    return opened(place), place.label
 
 
 def files(images: Images, split: str) -> Stored:
     """A folder of class folders or a tar file of them, as timm reads them.
 
-    Raises FileNotFoundError where neither is there.
+    Raises FileNotFoundError where neither is there; ValueError or OSError for what `find` refuses.
     """
     root = Path(images.root)
     candidates = (root / split, root / f"{split}.tar")
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
         raise FileNotFoundError(f"{root} has no folder '{split}' and no '{split}.tar'.")
-    reader = create_dataset("", root=str(path), search_split=False).reader
-    if not isinstance(reader, ReaderImageInTar):
-        return Stored([Slice(*sample) for sample in reader.samples], read_slice, reader.class_to_idx)
-    slices = [
-        Slice(str(path), int(label), image.offset_data + (tar.offset_data if tar else 0), image.size, image.name)
-        for (image, _, tar), label in zip(reader.samples, reader.targets, strict=True)
-    ]
-    return Stored(slices, read_slice, reader.class_name_to_idx)
+    found = find(path)
+    return Stored(found.images, read_slice, found.classes, of_files(found, path), left_out=found.left_out)
 
 
 def torchvision(images: Images, split: str) -> Stored:
@@ -92,7 +83,8 @@ def torchvision(images: Images, split: str) -> Stored:
     found = create_dataset(images.name, root=images.root, split=split)
     if images.name in WHOLE_FOLDER and Path(found.root) == Path(images.root):
         raise FileNotFoundError(f"{images.root} has no folder '{split}'.")
-    return Stored(range(len(found)), found.__getitem__, getattr(found, "classes", None), images.name)
+    classes = getattr(found, "classes", None)
+    return Stored(range(len(found)), found.__getitem__, classes, of_rows(found, classes), title=images.name)
 
 
 class Rows:
@@ -125,7 +117,7 @@ def hugging_face(images: Images, split: str) -> Stored:
     image, label = (_column(rows.features, preferred, kind) for preferred, kind in kinds.items())
     names = getattr(rows.features[label], "names", None)
     plain = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
-    return Stored(range(len(rows)), Rows(plain, image, label), names, images.name)
+    return Stored(range(len(rows)), Rows(plain, image, label), names, of_rows(rows, names), title=images.name)
 
 
 def _column(features: dict[str, Any], preferred: str, kind: type) -> str:

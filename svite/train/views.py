@@ -21,16 +21,16 @@ from torch.utils.data import Dataset, default_collate
 from svite.recipe import Views
 from svite.sparsity.scoring import seeded
 from svite.train.cache import Unavailable
+from svite.train.pixels import MODES, eight_bits
 from svite.vit.cost import input_shape
 
 Read = Callable[[Any], tuple[Image.Image, int]]
 Transform = Callable[[Image.Image], Float[Tensor, "channel height width"]]
-MODES = {1: "L", 3: "RGB"}
 
 
 def config(model: nn.Module) -> dict[str, Any]:
-    """What timm's transforms have to know of a model, its own image size and channels among it."""
-    return resolve_data_config({"input_size": input_shape(model)}, model=model)
+    """What timm's transforms have to know of a model, its own image size and channels among it, and its classes."""
+    return resolve_data_config({"input_size": input_shape(model)}, model=model) | {"classes": model.num_classes}
 
 
 def _moments(config: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
@@ -133,7 +133,7 @@ class Viewed(Dataset):
         try:
             image, label = self.read(wanted.place)
             with image:
-                pixels = image.convert(MODES[self.shape[0]])
+                pixels = eight_bits(image, self.shape[0])
             if label is None or label < 0:
                 raise ValueError("it has no class")
         except Unavailable:

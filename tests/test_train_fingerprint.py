@@ -1,0 +1,114 @@
+"""A checkpoint goes on over the images that it was trained on, and over no others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_images import class_folders, loaded, pictures, shards
+from tiny_runs import MODEL, RECIPE, a_run, data_folder
+
+from svite.recipe import Images
+from svite.train import results
+from svite.train.checkpoint import refuse_other
+from svite.train.data import Data
+
+
+def more(root: Path) -> None:
+    for number, (content, _) in enumerate(pictures(8, seed=5)):
+        (root / "train" / "cat" / f"new{number}.png").write_bytes(content)
+
+
+def other(root: Path) -> None:
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(root / "validation" / "bee" / "03.png")
+
+
+def renamed(root: Path) -> None:
+    (root / "train" / "ant" / "00.png").rename(root / "train" / "ant" / "99.png")
+
+
+def moved(root: Path) -> None:
+    for split in ("train", "validation"):
+        (root / split / "ant").rename(root / split / "ape")
+
+
+CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "more": (more, r"images\.train\.cat was '8 images of .* bytes \(\w{8}\)' and is '32 images of"),
+    "other": (other, r"images\.validation\.bee was '3 images of .*' and is '3 images of"),
+    "renamed": (renamed, r"images\.train\.ant was '8 images of .*' and is '8 images of"),
+    "another class": (moved, r"images\.train\.ant was '8 images of .*' and is None"),
+}
+
+
+def prints(root: Path) -> dict:
+    return {"images": loaded(Images(root=str(root), workers=0)).fingerprint}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_images_are_refused_and_what_differs_is_named(change, tmp_path):
+    before = prints(class_folders(tmp_path / "images"))
+    refuse_other(before, prints(class_folders(tmp_path / "elsewhere")), "run.ckpt")  # the same, in another place
+    alter, said = CHANGES[change]
+    alter(tmp_path / "images")
+    with pytest.raises(ValueError, match=said) as caught:
+        refuse_other(before, prints(tmp_path / "images"), "run.ckpt")
+    assert "\n" not in str(caught.value)
+
+
+def test_many_differences_are_counted():
+    before, now = ({"images": {f"class {n}": f"{n + more} images" for n in range(1000)}} for more in (0, 1))
+    with pytest.raises(ValueError, match=r"class 2 was '2 images' and is '3 images' and 997 more; set them back"):
+        refuse_other(before, now, "run.ckpt")
+
+
+def test_shards_are_known_by_name_samples_and_bytes(tmp_path):
+    splits = {"train": "train-{00..03}.tar", "validation": "validation-00.tar"}
+    found = loaded(Images(name="shards", root=str(shards(tmp_path)), **splits)).fingerprint["train"]
+    assert list(found) == [f"train-{number:02d}.tar" for number in range(4)]
+    assert all(said.startswith("6 samples in ") for said in found.values())
+
+
+def test_images_in_memory_are_known_by_their_pixels(tmp_path):
+    found = []
+    for number, size in enumerate((14, 14, 15)):
+        folder = data_folder(tmp_path / str(number), (size, 4, 5))
+        found.append({"images": results.source_for(a_run("dense"), Data(folder, size=12)).fingerprint})
+    assert set(found[0]["images"]["train"]) == {"class 0", "class 1", "class 2"}
+    refuse_other(found[0], found[1], "run.ckpt")
+    with pytest.raises(ValueError, match=r"class 0 was '14 images \(\w{8}\)' and is '15 images"):
+        refuse_other(found[0], found[2], "run.ckpt")
+
+
+def test_the_command_refuses_images_that_were_added_while_it_was_stopped(tmp_path):
+    root = class_folders(tmp_path / "images")
+    run = {
+        "method": "dense",
+        "model": {**MODEL.model_dump(), "in_chans": 3},
+        "recipe": RECIPE.model_dump(mode="json") | {"epochs": 4000, "batch": 8},
+        "data": {"root": str(root), "workers": 0},
+    }
+    params = tmp_path / "params.json"
+    params.write_text(json.dumps(run))
+    asked = [sys.executable, "-m", "svite.train", "--params", str(params), "--output", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True, env=environment) as running:
+        lines = []
+        while not (line := running.stdout.readline()).startswith("epoch "):
+            lines.append(line.strip())
+            assert line
+        running.send_signal(signal.SIGTERM)
+        running.stdout.read()
+    assert running.returncode == 128 + signal.SIGTERM
+    assert lines[-3:] == ["train: 24 images of 3 classes", "validation: 9 images of 3 classes", "on cpu, 1 thread"]
+    more(root)
+    second = subprocess.run(asked, capture_output=True, text=True, env=environment)
+    assert second.returncode == 1
+    assert second.stderr.startswith("svite: The checkpoint ")
+    assert "images.train.cat was '8 images of" in second.stderr
+    assert second.stderr.count("\n") == 1

@@ -1,0 +1,178 @@
+"""Images in folders: every kind that is read, what is left out and told, and what names itself where it is broken."""
+
+import os
+import socket
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_images import CLASSES, CONFIG, class_folders, epoch_of, loaded, pictures, shards
+
+from svite.recipe import Images
+from svite.train.data import read
+from svite.train.found import find
+from svite.train.pixels import eight_bits
+from svite.train.source import Share
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (14, 14, 3), dtype=np.uint8)
+
+
+def two_classes(root: Path) -> Path:
+    for label, value in (("a", 60), ("b", 200)):
+        (root / label).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(root / label / "one.png")
+    return root
+
+
+@pytest.mark.parametrize("ending", [".webp", ".tif", ".tiff", ".bmp", ".gif", ".jfif", ".PNG", ".Jpg"])
+def test_every_ending_of_a_format_that_is_read_is_found(ending, tmp_path):
+    root = two_classes(tmp_path)
+    Image.fromarray(PIXELS).save(root / "b" / f"two{ending}")
+    found = find(root)
+    assert [Path(image.path).name for image in found.images] == ["one.png", "one.png", f"two{ending}"]
+    assert found.left_out == ""
+    assert len(read(root, 3, 14)[0]) == 3
+
+
+def test_what_is_no_image_is_counted_and_told_by_its_kind(tmp_path):
+    root = two_classes(tmp_path)
+    for number in range(3):
+        (root / "a" / f"{number}.heic").touch()
+    (root / "b" / "notes.txt").touch()
+    (root / "b" / ".hidden").touch()
+    os.mkfifo(root / "b" / "pipe.png")
+    (root / "a" / "gone.png").symlink_to(root / "nowhere.png")
+    (root / "a" / "folder.png").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(root / "b" / "socket.png"))
+        found = find(root)
+    assert len(found.images) == 2
+    assert found.left_out.startswith("8 files in 2 folders left out (.heic, ")
+    assert all(kind in found.left_out for kind in (".txt", "no ending", "pipes", "sockets", "links to nothing"))
+
+
+def test_tar_members_that_are_no_images_are_told_too(tmp_path):
+    import tarfile
+
+    root = two_classes(tmp_path / "train")
+    (root / "a" / "notes.txt").touch()
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        tar.add(root, ".")
+    assert find(tmp_path / "train.tar").left_out == "1 file in 1 folder left out (.txt)"
+    assert len(find(tmp_path / "train.tar").images) == 2
+
+
+def test_the_source_tells_what_it_found(tmp_path):
+    root = class_folders(tmp_path)
+    (root / "train" / "ant" / "notes.txt").touch()
+    assert loaded(Images(root=str(root), workers=0)).told == [
+        "train: 24 images of 3 classes; 1 file in 1 folder left out (.txt)",
+        "validation: 9 images of 3 classes",
+    ]
+
+
+def test_one_class_and_images_outside_of_class_folders_are_refused(tmp_path):
+    root = two_classes(tmp_path)
+    (root / "a" / "one.png").rename(root / "b" / "two.png")
+    with pytest.raises(ValueError, match="has images of 1 class, where at least two are wanted, each in a folder"):
+        find(root)
+    with pytest.raises(ValueError, match="has no images in class folders"):
+        find(root / "a")
+
+
+# Pixels
+
+
+def deep(value: int) -> Image.Image:
+    return Image.fromarray(np.full((8, 8), value, np.uint16))
+
+
+@pytest.mark.parametrize(("value", "grey"), [(0, 0), (257, 1), (12_850, 50), (32_896, 128), (65_535, 255)])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_sixteen_bits_are_scaled_and_not_cut_off(value, grey, ending, tmp_path):
+    root = two_classes(tmp_path)
+    deep(value).save(root / "a" / f"first{ending}")
+    split, _ = read(root, 1, 8)
+    with Image.open(root / "a" / f"first{ending}") as stored:
+        from_file = np.asarray(eight_bits(stored, 1))
+    assert split.images[0].unique().tolist() == [grey]
+    assert np.unique(from_file).tolist() == [grey]
+    assert eight_bits(deep(value), 3).getpixel((0, 0)) == (grey, grey, grey)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_modes_are_what_pillow_makes_of_them(mode, channels):
+    image = Image.fromarray(PIXELS).convert(mode)
+    expected = image.convert({1: "L", 3: "RGB"}[channels])
+    assert np.array_equal(np.asarray(eight_bits(image, channels)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_32_bits_are_refused(mode):
+    with pytest.raises(ValueError, match=rf"32 bits \(mode {mode}\), and nothing says which is white"):
+        eight_bits(Image.fromarray(PIXELS).convert("L").convert(mode), 1)
+
+
+# Images that can't be read
+
+
+def enormous(path: Path) -> None:
+    """A PNG of 30,000 x 30,000 pixels in a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    chunks = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+BROKEN = {
+    "empty": (lambda path: path.touch(), "cannot identify"),
+    "garbage": (lambda path: path.write_bytes(b"no image"), "cannot identify"),
+    "cut": (lambda path: path.write_bytes(pictures(1, side=64)[0][0][:2000]), ""),
+    "enormous": (enormous, "decompression bomb"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_image_names_its_file_in_memory_and_from_files(kind, tmp_path):
+    root = class_folders(tmp_path)
+    broken = root / "train" / "bee" / "08.png"
+    broken.unlink()
+    BROKEN[kind][0](broken)
+    for ask in (
+        lambda: read(root / "train", 3, 14),
+        lambda: epoch_of(loaded(Images(root=str(root), workers=0))),
+    ):
+        with pytest.raises(ValueError, match=rf"bee/08\.png can't be read as an image \(.*{BROKEN[kind][1]}") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_skipped_images_are_named_once(tmp_path, capsys):
+    root = class_folders(tmp_path)
+    (root / "train" / "bee" / "08.png").write_bytes(b"no image")
+    source = loaded(Images(root=str(root), workers=0, unreadable="skip"))
+    for epoch in range(2):
+        epoch_of(source, epoch)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("1 images could not be read and were left out in epoch 1: ")
+    assert "bee/08.png (cannot identify image file)" in first
+    assert second == "1 images could not be read and were left out in epoch 2."
+
+
+@pytest.mark.parametrize("place", ["train", "validation"])
+def test_a_label_that_the_model_does_not_tell_apart_names_its_sample(place, tmp_path):
+    splits = {"train": "train-{00..03}.tar", "validation": "validation-{00..01}.tar"}
+    asked = Images(name="shards", root=str(shards(tmp_path)), workers=0, **splits)
+    source = loaded(asked, config=CONFIG | {"classes": len(CLASSES) - 1})
+    with pytest.raises(ValueError, match=r"\.tar: .* is of class 2, counted from 0, and the model tells 2 apart"):
+        epoch_of(source) if place == "train" else list(source.validation(Share()))
+    fine = loaded(asked, config=CONFIG | {"classes": len(CLASSES)})
+    assert torch.cat([labels for _, labels in epoch_of(fine)]).max() == 2
