@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_images import CLASSES, loaded, pictures, shards
+from tiny_images import CLASSES, class_folders, loaded, pictures, shards
 
 from svite.recipe import Images
 from svite.train.archives import files_of
@@ -92,13 +92,12 @@ def test_a_tar_in_a_tar_is_looked_at_too(tmp_path):
                 find(tmp_path / "train.tar")
 
 
-def test_a_folder_of_tar_files_is_read_file_by_file(tmp_path):
-    (tmp_path / "train").mkdir()
-    for number in range(2):
-        archive(tmp_path / "train" / f"{number}.tar", 2)
-    split, found = read(tmp_path / "train", 3, 14)
-    assert len(split) == 12
-    assert {Path(image.path).name for image in found.images} == {"0.tar", "1.tar"}
+def test_a_tar_file_beside_class_folders_is_told_and_takes_nothing_over(tmp_path):
+    root = class_folders(tmp_path)
+    archive(root / "train" / "more.tar")
+    found = find(root / "train")
+    assert len(found.images) == 24
+    assert found.left_out == "1 file in 1 folder left out (.tar)"
 
 
 def test_an_archive_without_images_and_a_remembered_index_of_another_are_not_believed(tmp_path):

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -68,13 +68,12 @@ def _several(count: int, thing: str) -> str:
 
 
 def find(path: Path) -> Found:
-    """The images of a folder of class folders, of a tar file of them, or of a folder of tar files, as timm sorts them.
+    """The images of a folder of class folders or of a tar file of them, as timm sorts them.
 
     Raises ValueError for a tar file that is not whole, for fewer than two classes and where there are no images;
     OSError for a folder that can't be read.
     """
-    tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
-    found = _in_tars(path, tars) if tars else _in_folders(path)
+    found = _in_folders(path) if path.is_dir() else _in_tar(path)
     if len(found.classes) < 2:
         raise ValueError(
             f"{path} has images of {_several(len(found.classes), 'class')}, where at least two are wanted, each in a "
@@ -115,22 +114,16 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _in_tars(path: Path, tars: Iterable[Path]) -> Found:
-    names = [f"{tar}/{name}" for tar in tars for name in files_of(tar)]
+def _in_tar(path: Path) -> Found:
+    names = files_of(path)
     others = [name for name in names if os.path.splitext(name)[1].lower() not in ENDINGS]
     if len(others) == len(names):
         raise ValueError(f"{path} has no images.")
     with _all_endings():
         reader = ReaderImageInTar(str(path), cache_tarinfo=False)  # a remembered index may be of another archive
     images = [
-        Slice(
-            str(path / tar if tar else path),
-            int(label),
-            image.offset_data + (inside.offset_data if inside else 0),
-            image.size,
-            image.name,
-        )
-        for (image, tar, inside), label in zip(reader.samples, reader.targets, strict=True)
+        Slice(str(path), int(label), image.offset_data + (tar.offset_data if tar else 0), image.size, image.name)
+        for (image, _, tar), label in zip(reader.samples, reader.targets, strict=True)
     ]
     found = Found(images, [*reader.class_name_to_idx])
     for name in others:
