@@ -3,7 +3,8 @@
 import os
 import random
 
-os.environ |= {"OMP_NUM_THREADS": "1", "SVITE_DEVICE": "cpu"}  # which the processes that they start inherit
+# Which the processes that they start inherit. With another number of threads the suite holds too.
+os.environ |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "SVITE_DEVICE": "cpu"}
 
 from jaxtyping import install_import_hook
 
