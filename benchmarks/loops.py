@@ -28,6 +28,7 @@ class Fixed:
     """The same images in every batch: what is timed is the loop."""
 
     moments = classes = None
+    fingerprint, told = {}, []  # of no files
 
     def __init__(self, name: str, images: int, batch: int) -> None:
         shape = input_shape(timm.create_model(name))

@@ -50,11 +50,15 @@ def kernels() -> Iterator[None]:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        os.environ |= {ADDRESS: address, "JUPYTER_DEFAULT_PROVISIONER_NAME": PROVISIONER}
+        ours = {ADDRESS: address, "JUPYTER_DEFAULT_PROVISIONER_NAME": PROVISIONER}
+        before = {name: os.environ.pop(name, None) for name in ours}  # a block may lie in another
+        os.environ |= ours
         try:
             yield
         finally:
-            del os.environ[ADDRESS], os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"]
+            for name, value in before.items():
+                del os.environ[name]
+                os.environ |= {} if value is None else {name: value}
             server.kill()
             server.wait()
 

@@ -34,7 +34,11 @@ def test_the_tutorial_on_fast_models_runs_and_draws(tmp_path):
 def test_the_tutorial_on_several_processes_shows_how_they_go_on(tmp_path):
     outputs = executed("scale", tmp_path, epochs=2, folder=tmp_path)
     said = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
-    assert [line.split("  ")[0] for line in said.splitlines()[:2]] == ["epoch 1/2", "epoch 2/2"]
+    assert said.startswith("train: 3,500 images of 10 classes\nvalidation: 500 images of 10 classes\n")
+    assert [line.split("  ")[0] for line in said.splitlines() if line.startswith("epoch")][:2] == [
+        "epoch 1/2",
+        "epoch 2/2",
+    ]
     assert "svite-0.3-0: validation " in said
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
     assert (tmp_path / "models" / "svite-0.3-0.safetensors").exists()

@@ -25,18 +25,23 @@ def place(tmp_path, monkeypatch):
 
 
 def server() -> psutil.Process:
-    return next(child for child in psutil.Process().children() if "svite.warm" in child.cmdline())
+    return next(child for child in psutil.Process().children() if os.environ[warm.ADDRESS] in child.cmdline())
 
 
 def test_outside_the_block_nothing_is_left():
     before = set(psutil.Process().children(recursive=True))  # of other tests: who loads images forks from a server
+    environment = dict(os.environ)
     with warm.kernels():
         folder = Path(os.environ[warm.ADDRESS]).parent
         assert folder.exists()
         assert server().is_running()
+        outer = dict(os.environ)
+        with warm.kernels():
+            assert os.environ[warm.ADDRESS] != outer[warm.ADDRESS]
+        assert dict(os.environ) == outer
     assert set(psutil.Process().children(recursive=True)) <= before
     assert not folder.exists()
-    assert warm.ADDRESS not in os.environ
+    assert dict(os.environ) == environment
 
 
 def test_when_the_server_is_gone_its_kernels_go_and_the_next_is_an_ordinary_one(place):
