@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tiny_images import class_folders
 from tiny_runs import MODEL, RECIPE, data_folder
 
 from svite import cli, training
+from svite.train.checkpoint import Writer
 
 ROOT = Path(__file__).parent.parent
 
@@ -129,3 +131,12 @@ def test_interrupted_it_says_how_to_go_on(place, tmp_path):
         error = running.communicate()[1]
     assert running.returncode == 1
     assert error == "\nStopped; the same command goes on from its last checkpoint.\n"
+
+
+def test_interrupted_while_a_save_begins_it_tells_no_other_error(tmp_path, monkeypatch):
+    def interrupted(_: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), Writer(tmp_path / "run.ckpt") as writer:
+        writer.save({"step": 1})

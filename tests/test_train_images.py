@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,17 @@ def views_of(source: Loaded, epoch: int = 0) -> torch.Tensor:
     return torch.cat([views for views, _ in epoch_of(source, epoch)])
 
 
-def children() -> list[psutil.Process]:
-    """Processes that read images: those in a group of their own, so that what is sent to the training's misses them."""
+def grouped() -> set[psutil.Process]:
+    """Processes in a group of their own, which what is sent to the training's misses: those that read images."""
     gc.collect()  # theirs end with what they belong to
-    return [each for each in psutil.Process().children(recursive=True) if os.getpgid(each.pid) == each.pid]
+    return {each for each in psutil.Process().children(recursive=True) if os.getpgid(each.pid) == each.pid}
+
+
+@pytest.fixture
+def children() -> Callable[[], list[psutil.Process]]:
+    """Tells which processes read images; those of other tests may go on beside."""
+    others = grouped()
+    return lambda: [*grouped() - others]
 
 
 @WORKERS
@@ -88,7 +96,7 @@ def test_workers_go_on_to_the_next_epoch_and_give_what_new_ones_would(root):
 
 
 @WORKERS
-def test_workers_end_with_what_they_belong_to_and_before_the_garbage_collector_comes_to_them(root):
+def test_workers_end_with_what_they_belong_to_and_before_the_garbage_collector_comes_to_them(root, children):
     source = loaded(here(root, workers=1))
     source.circle = source.batches(0, 0, Share())  # as a loop has it
     next(source.circle)
@@ -335,7 +343,7 @@ def test_where_nothing_can_be_read_that_is_said(root):
 
 
 @WORKERS
-def test_a_killed_worker_is_told_of_in_one_sentence(root):
+def test_a_killed_worker_is_told_of_in_one_sentence(root, children):
     source = loaded(here(root, workers=1))
     batches = source.batches(0, 0, Share())
     next(batches)

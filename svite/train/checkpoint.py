@@ -122,8 +122,9 @@ class Writer:
         """Copy the state now, and write it while training goes on, after the write before it."""
         self.finish()
         self.begun = time.monotonic()
-        self._thread = threading.Thread(target=self._write, args=(copied(state),))
-        self._thread.start()
+        thread = threading.Thread(target=self._write, args=(copied(state),))
+        thread.start()
+        self._thread = thread  # only now: Ctrl-C may come before, and who waits for what was not started is told that
 
     def _write(self, state: dict[str, Any]) -> None:
         try:
