@@ -75,8 +75,10 @@ def test_another_users_warm_process_is_told_nothing(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def kernels():
-    with warm.kernels():
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # as the tests' place has it, whatever is on it here
+        with warm.kernels():
+            yield
 
 
 @pytest.fixture
@@ -106,7 +108,6 @@ def test_warm_or_not_an_executed_notebook_has_the_same_bytes(warm_place, monkeyp
     random = "import torch\ntorch.manual_seed(0)\ntorch.rand(3), hash('svite'), torch.get_num_threads()"
     wide = "pd.DataFrame({f'a long name of column {i}': [i / 3] for i in range(12)})"
     save("a", f"import os, sys\nprint(folder, os.getcwd(), sys.path, sys.argv[0], {settings})", draw, wide, random)
-    monkeypatch.delenv("PYTHONPATH")  # the server had none
     assert run("a", "--key", "warm")[0] == 0
     monkeypatch.delenv(warm.ADDRESS)
     assert run("a", "--key", "cold")[0] == 0
