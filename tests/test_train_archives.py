@@ -97,7 +97,7 @@ def test_a_tar_file_beside_class_folders_is_told_and_takes_nothing_over(tmp_path
     archive(root / "train" / "more.tar")
     found = find(root / "train")
     assert len(found.images) == 24
-    assert found.left_out == "1 file in 1 folder left out (.tar)"
+    assert found.remarks == ["1 file in 1 folder left out (.tar)"]
 
 
 def test_an_archive_without_images_and_a_remembered_index_of_another_are_not_believed(tmp_path):

@@ -61,6 +61,13 @@ def test_other_images_are_refused_and_what_differs_is_named(change, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_may_move_where_its_images_are_known_by_name_and_size(tmp_path):
+    here, there = (Images(root=str(tmp_path / place)) for place in ("here", "there"))
+    assert results.settings(a_run("dense"), here, None) == results.settings(a_run("dense"), there, None)
+    here, there = (Images(name="torch/cifar10", root=str(tmp_path / place)) for place in ("here", "there"))
+    assert results.settings(a_run("dense"), here, None) != results.settings(a_run("dense"), there, None)
+
+
 def test_many_differences_are_counted():
     before, now = ({"images": {f"class {n}": f"{n + more} images" for n in range(1000)}} for more in (0, 1))
     with pytest.raises(ValueError, match=r"class 2 was '2 images' and is '3 images' and 997 more; set them back"):

@@ -1,8 +1,10 @@
 """Images in folders: every kind that is read, what is left out and told, and what names itself where it is broken."""
 
 import os
+import re
 import socket
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -12,11 +14,11 @@ import torch
 from PIL import Image
 from tiny_images import CLASSES, CONFIG, class_folders, epoch_of, loaded, pictures, shards
 
-from svite.recipe import Images
-from svite.train.data import read
+from svite.recipe import Images, Recipe
+from svite.train.data import Data, read
 from svite.train.found import find
 from svite.train.pixels import eight_bits
-from svite.train.source import Share
+from svite.train.source import InMemory, Share
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (14, 14, 3), dtype=np.uint8)
 
@@ -28,13 +30,19 @@ def two_classes(root: Path) -> Path:
     return root
 
 
+def packed(root: Path) -> Path:
+    with tarfile.open(f"{root}.tar", "w") as tar:
+        tar.add(root, ".")
+    return Path(f"{root}.tar")
+
+
 @pytest.mark.parametrize("ending", [".webp", ".tif", ".tiff", ".bmp", ".gif", ".jfif", ".PNG", ".Jpg"])
 def test_every_ending_of_a_format_that_is_read_is_found(ending, tmp_path):
     root = two_classes(tmp_path)
     Image.fromarray(PIXELS).save(root / "b" / f"two{ending}")
     found = find(root)
     assert [Path(image.path).name for image in found.images] == ["one.png", "one.png", f"two{ending}"]
-    assert found.left_out == ""
+    assert found.remarks == []
     assert len(read(root, 3, 14)[0]) == 3
 
 
@@ -51,19 +59,18 @@ def test_what_is_no_image_is_counted_and_told_by_its_kind(tmp_path):
         listening.bind(str(root / "b" / "socket.png"))
         found = find(root)
     assert len(found.images) == 2
-    assert found.left_out.startswith("8 files in 2 folders left out (.heic, ")
-    assert all(kind in found.left_out for kind in (".txt", "no ending", "pipes", "sockets", "links to nothing"))
+    said, empty = found.remarks
+    assert said.startswith("8 files in 2 folders left out (.heic, ")
+    assert all(kind in said for kind in (".txt", "no ending", "pipes", "sockets", "links to nothing"))
+    assert empty == "1 folder without images (a/folder.png)"
 
 
 def test_tar_members_that_are_no_images_are_told_too(tmp_path):
-    import tarfile
-
     root = two_classes(tmp_path / "train")
     (root / "a" / "notes.txt").touch()
-    with tarfile.open(tmp_path / "train.tar", "w") as tar:
-        tar.add(root, ".")
-    assert find(tmp_path / "train.tar").left_out == "1 file in 1 folder left out (.txt)"
-    assert len(find(tmp_path / "train.tar").images) == 2
+    found = find(packed(root))
+    assert found.remarks == ["1 file in 1 folder left out (.txt)"]
+    assert len(found.images) == 2
 
 
 def test_the_source_tells_what_it_found(tmp_path):
@@ -82,6 +89,65 @@ def test_one_class_and_images_outside_of_class_folders_are_refused(tmp_path):
         find(root)
     with pytest.raises(ValueError, match="has no images in class folders"):
         find(root / "a")
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "tar"])
+def test_an_image_beside_the_class_folders_is_no_class_of_its_own(folder, tmp_path):
+    root = two_classes(tmp_path / "train")
+    Image.fromarray(PIXELS).save(root / "stray.png")
+    with pytest.raises(ValueError, match=r"stray\.png lies outside of the class folders; move it"):
+        find(root if folder else packed(root))
+
+
+def test_a_link_that_leads_back_counts_no_image_twice(tmp_path):
+    root = two_classes(tmp_path / "train")
+    (root / "a" / "back").symlink_to("..")
+    with pytest.raises(ValueError, match=r"a/back is .*/train once more, by a link"):
+        find(root)
+    (root / "a" / "back").unlink()
+    (root / "c").symlink_to("b")
+    with pytest.raises(ValueError, match=r"/c is .*/b once more, by a link"):
+        find(root)
+    (root / "c").unlink()
+    two_classes(tmp_path / "elsewhere")
+    (root / "c").symlink_to(tmp_path / "elsewhere" / "a")
+    assert find(root).classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "tar"])
+def test_classes_that_are_put_together_and_folders_without_images_are_told(folder, tmp_path):
+    root = two_classes(tmp_path / "train")
+    for year in ("2020", "2021"):
+        for animal in ("ant", "bee"):
+            (root / animal / year).mkdir(parents=True)
+            Image.fromarray(PIXELS).save(root / animal / year / "one.png")
+    (root / "empty").mkdir()
+    found = find(root if folder else packed(root))
+    assert len(found.classes) == 4
+    *empty, several = found.remarks
+    assert empty == (["1 folder without images (empty)"] if folder else [])  # a tar file is read for its files
+    assert re.fullmatch(r"2 classes have several folders of one name \(.*ant/2020, .*bee/2020\)", several)
+
+
+def test_a_folder_and_a_tar_file_of_one_name_are_refused(tmp_path):
+    for split in ("train", "validation"):
+        packed(two_classes(tmp_path / split))
+    (tmp_path / "validation.tar").unlink()
+    said = "has a folder 'train' and a 'train.tar'; take one of them away"
+    with pytest.raises(ValueError, match=said):
+        loaded(Images(root=str(tmp_path), workers=0))
+    with pytest.raises(ValueError, match=said):
+        Data(tmp_path, 3, 14).train  # noqa: B018
+
+
+def test_a_validation_split_that_is_made_is_told(tmp_path):
+    root = two_classes(tmp_path / "train")
+    for number in range(10):
+        Image.fromarray(PIXELS).save(root / "a" / f"{number}.png")
+    assert InMemory(Data(tmp_path, 3, 14), Recipe(), 0).told == [
+        "train: 11 images of 2 classes",
+        "validation: 1 images of 2 classes; a tenth of each class of 'train'",
+    ]
 
 
 # Pixels

@@ -15,7 +15,7 @@ from torch import Tensor
 from svite.recipe import Recipe
 from svite.sparsity.scoring import seeded
 from svite.store.files import sha256
-from svite.train.found import Found, Slice, find, opened
+from svite.train.found import Found, Slice, find, opened, split_of
 from svite.train.pixels import eight_bits
 
 CHECKSUMS = "SHA256SUMS"
@@ -54,7 +54,7 @@ def check(folder: str | Path) -> None:
         raise FileNotFoundError(f"The data folder '{folder}' is missing; `make data` brings the bundled one back.")
     sums = folder / CHECKSUMS
     for line in sums.read_text().splitlines() if sums.is_file() else ():
-        expected, name = line.split()
+        expected, name = line[:64], line[66:]  # as sha256sum writes it: two spaces, or one and a star
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; `dvc checkout --force data.dvc` brings it back.")
         if sha256(folder / name) != expected:
@@ -98,18 +98,14 @@ class Data:
     def __init__(self, folder: str | Path, channels: int = 1, size: int = 28) -> None:
         check(folder)
         self.folder, self.channels, self.size = Path(folder), channels, size
-        self.left_out: dict[str, str] = {}  # by split: files that are no images
-
-    def _path(self, split: str) -> Path | None:
-        candidates = (self.folder / f"{split}.tar", self.folder / split)
-        return next((path for path in candidates if path.exists()), None)
+        self.remarks: dict[str, list[str]] = {"train": [], "validation": []}  # what a person would not expect
 
     def _read(self, split: str) -> tuple[Split, list[str]]:  # and its classes
-        path = self._path(split)
+        path = split_of(self.folder, split)
         if path is None:
             raise FileNotFoundError(f"{self.folder} has no '{split}.tar' and no folder '{split}'.")
         images, found = read(path, self.channels, self.size)
-        self.left_out |= {split: found.left_out} if found.left_out else {}
+        self.remarks[split] = found.remarks
         return images, found.classes
 
     @cached_property
@@ -130,7 +126,7 @@ class Data:
     @cached_property
     def _training(self) -> tuple[Split, Split]:
         train = self._whole[0]
-        if self._path("validation") is not None:
+        if split_of(self.folder, "validation") is not None:
             return train, self._alike("validation")
         held = torch.zeros(len(train), dtype=torch.bool)
         for label in train.labels.unique().tolist():
@@ -141,6 +137,7 @@ class Data:
             raise ValueError(
                 f"{self.folder} has no 'validation', and no class of 'train' has ten images to hold one out."
             )
+        self.remarks["validation"] = ["a tenth of each class of 'train'"]
         parts = [Split(train.images[chosen], train.labels[chosen]) for chosen in (~held, held)]
         return parts[0], parts[1]
 

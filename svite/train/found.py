@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -18,6 +18,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from svite.train.archives import files_of
 from svite.train.pixels import ENDINGS, FORMATS
 
+SHOWN = 10  # names of files or folders, kinds
 ODD = {stat.S_IFIFO: "pipes", stat.S_IFSOCK: "sockets", stat.S_IFCHR: "devices", stat.S_IFBLK: "devices"}
 
 
@@ -43,12 +44,16 @@ def opened(place: Slice) -> Image.Image:
 
 @dataclass
 class Found:
-    """Images in a fixed order, the names of their classes, and how many other files of what kind, in what folders."""
+    """Images in a fixed order, the names of their classes, and how many other files of what kind, in what folders.
+
+    `empty` are innermost folders without any.
+    """
 
     images: list[Slice]
     classes: list[str]
     others: Counter[str] = field(default_factory=Counter)
     folders: set[str] = field(default_factory=set)
+    empty: list[str] = field(default_factory=list)
 
     def leave_out(self, path: str, kind: str = "") -> None:
         """One file more that is no image."""
@@ -56,24 +61,56 @@ class Found:
         self.folders.add(os.path.dirname(path))
 
     @property
-    def left_out(self) -> str:
-        """What to say of the others; nothing where there are none."""
-        files, folders = self.others.total(), len(self.folders)
-        kinds = ", ".join(kind for kind, _ in self.others.most_common(10))
-        return f"{_several(files, 'file')} in {_several(folders, 'folder')} left out ({kinds})" if files else ""
+    def remarks(self) -> list[str]:
+        """What a person would not expect: files left out, folders without images, and classes of several folders."""
+        files, kinds = self.others.total(), [kind for kind, _ in self.others.most_common()]
+        said = []
+        if files:
+            said += [f"{_several(files, 'file')} in {_several(len(self.folders), 'folder')} left out ({_some(kinds)})"]
+        if self.empty:
+            said += [f"{_several(len(self.empty), 'folder')} without images ({_some(self.empty)})"]
+        if divided := self._divided():
+            classes = f"{len(divided):,} classes have" if divided[1:] else "a class has"
+            said += [f"{classes} several folders of one name ({_some(divided[0])})"]
+        return said
+
+    def _divided(self) -> list[list[str]]:
+        """The folders of each class that has several: it is called after the innermost."""
+        folders: dict[int, dict[str, None]] = {}
+        for image in self.images:
+            folders.setdefault(image.label, {})[os.path.dirname(image.name or image.path)] = None
+        return [[*each] for each in folders.values() if len(each) > 1]
 
 
 def _several(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:SHOWN], *["..."] * (len(names) > SHOWN)])
+
+
+def split_of(root: Path, split: str) -> Path | None:
+    """The folder or the tar file of a split, if there is one.
+
+    Raises ValueError where there are both.
+    """
+    there = [path for path in (root / split, root / f"{split}.tar") if path.exists()]
+    if len(there) > 1:
+        raise ValueError(f"{root} has a folder '{split}' and a '{split}.tar'; take one of them away.")
+    return next(iter(there), None)
+
+
 def find(path: Path) -> Found:
     """The images of a folder of class folders or of a tar file of them, as timm sorts them.
 
-    Raises ValueError for a tar file that is not whole, for fewer than two classes and where there are no images;
-    OSError for a folder that can't be read.
+    Raises ValueError for a tar file that is not whole, for fewer than two classes, for images outside of class folders,
+    for folders that are there twice and where there are no images; OSError for a folder that can't be read.
     """
     found = _in_folders(path) if path.is_dir() else _in_tar(path)
+    stray = next((image for image in found.images if found.classes[image.label] in ("", ".")), None)
+    if stray:
+        raise ValueError(f"{stray} lies outside of the class folders; move it into that of its class, or away.")
     if len(found.classes) < 2:
         raise ValueError(
             f"{path} has images of {_several(len(found.classes), 'class')}, where at least two are wanted, each in a "
@@ -83,6 +120,7 @@ def find(path: Path) -> Found:
 
 
 def _in_folders(path: Path) -> Found:
+    walked = [*_walk(path)]
     with _all_endings():
         try:
             reader = ReaderImageFolder(str(path))
@@ -93,12 +131,25 @@ def _in_folders(path: Path) -> Found:
     for image, odd in seen:
         if odd:
             found.leave_out(image.path, odd)
-    images = {image.path for image, _ in seen}
-    for folder, _, names in os.walk(path, followlinks=True, onerror=_raise):
+    images, full = {image.path for image, _ in seen}, {os.path.dirname(image.path) for image in found.images}
+    for folder, inner, names in walked:
         for file in (os.path.join(folder, name) for name in names):
             if file not in images:
                 found.leave_out(file)
+        if not inner and folder not in full:
+            found.empty.append(os.path.relpath(folder, path))
     return found
+
+
+def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder with the names of the folders and files in it; links are followed, but not to where they were."""
+    first: dict[str, str] = {}
+    for folder, inner, names in os.walk(path, followlinks=True, onerror=_raise):
+        before = first.setdefault(os.path.realpath(folder), folder)
+        if before != folder:
+            raise ValueError(f"{folder} is {before} once more, by a link, and images would count twice; take it away.")
+        inner.sort()  # and so are those visited next
+        yield folder, inner, names
 
 
 def _look(path: str) -> tuple[str, int]:

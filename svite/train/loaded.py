@@ -222,7 +222,4 @@ class Loaded:
         """What was found, for people."""
         classes = f" of {self.classes:,} classes" if self.classes else ""
         splits = ((self.images.train, self.train), (self.images.validation, self.held))
-        return [
-            f"{name}: {len(split):,} images{classes}{'; ' if split.left_out else ''}{split.left_out}"
-            for name, split in splits
-        ]
+        return ["; ".join([f"{name}: {len(split):,} images{classes}", *split.remarks]) for name, split in splits]

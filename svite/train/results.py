@@ -54,7 +54,8 @@ def settings(run: Run, data: Data | Images, start: str | Path | None) -> dict[st
         sums = data.folder / CHECKSUMS
         found = sums.read_text() if sums.exists() else str(data.folder)
     else:
-        found = data.model_dump(mode="json", exclude={"workers", "cache", "cache_gigabytes"})
+        elsewhere = set() if data.name else {"root"}  # a checkpoint knows names and sizes: the folder may have moved
+        found = data.model_dump(mode="json", exclude={"workers", "cache", "cache_gigabytes"} | elsewhere)
     teacher = run.recipe.distillation and Path(run.recipe.distillation.teacher)
     return {
         "run": run.model_dump(mode="json"),

@@ -69,9 +69,9 @@ class InMemory:
     @property
     def told(self) -> list[str]:
         """What was found, for people."""
-        splits, left = {"train": self.train, "validation": self.data.validation}, self.data.left_out
+        splits = {"train": self.train, "validation": self.data.validation}
         return [
-            "; ".join(filter(None, (f"{name}: {len(split):,} images of {self.classes:,} classes", left.get(name))))
+            "; ".join([f"{name}: {len(split):,} images of {self.classes:,} classes", *self.data.remarks[name]])
             for name, split in splits.items()
         ]
 

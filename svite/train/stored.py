@@ -13,7 +13,7 @@ from torch import Tensor
 from svite.recipe import Images
 from svite.train.data import order
 from svite.train.fingerprint import Fingerprint, of_files, of_rows
-from svite.train.found import Slice, find, opened
+from svite.train.found import Slice, find, opened, split_of
 from svite.train.pixels import FORMATS
 from svite.train.views import Read
 
@@ -23,8 +23,8 @@ WHOLE_FOLDER = ("torch/image_folder", "torch/folder")  # torchvision's own, of w
 class Stored:
     """The images of a split, in a fixed order. `read` is what a worker gets; where each image is stays here.
 
-    `places` are what `read` takes, `classes` the names of the classes, if there are names; `left_out` says what lies
-    there and is no image.
+    `places` are what `read` takes, `classes` the names of the classes, if there are names; `remarks` what a
+    person would not expect to find there, or not to.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class Stored:
         fingerprint: Fingerprint,
         *,
         title: str = "",
-        left_out: str = "",
+        remarks: Sequence[str] = (),
     ) -> None:
-        self.places, self.read, self.title, self.left_out = places, read, title, left_out
+        self.places, self.read, self.title, self.remarks = places, read, title, remarks
         self.classes, self.fingerprint = None if classes is None else [*classes], fingerprint
 
     def __len__(self) -> int:
@@ -66,13 +66,11 @@ def files(images: Images, split: str) -> Stored:
 
     Raises FileNotFoundError where neither is there; ValueError or OSError for what `find` refuses.
     """
-    root = Path(images.root)
-    candidates = (root / split, root / f"{split}.tar")
-    path = next((path for path in candidates if path.exists()), None)
+    path = split_of(Path(images.root), split)
     if path is None:
-        raise FileNotFoundError(f"{root} has no folder '{split}' and no '{split}.tar'.")
+        raise FileNotFoundError(f"{images.root} has no folder '{split}' and no '{split}.tar'.")
     found = find(path)
-    return Stored(found.images, read_slice, found.classes, of_files(found, path), left_out=found.left_out)
+    return Stored(found.images, read_slice, found.classes, of_files(found, path), remarks=found.remarks)
 
 
 def torchvision(images: Images, split: str) -> Stored:
