@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         sys.exit("\nStopped; the same command goes on from its last checkpoint.")
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        sys.exit(f"svite: {error}")
+        sys.exit(f"svite: {str(error) or 'There is too little memory.'}")
 
 
 def _train_until_asked(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ def yaml_value(text: str | bytes, where: str, pure: bool = False) -> Any:
     try:
         _refuse_overgrown(YAML(typ="safe").parse(text))
         return YAML(typ="safe", pure=pure).load(text)  # builds plain values only, whatever a text's tags ask for
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, LookupError) as error:  # the last for a number or a truth value that is none
         place = getattr(error, "problem_mark", None)
         said = (getattr(error, "problem", None) or str(error)).splitlines()[0].partition(";")[0]
         line = f" in line {place.line + 1}" if place else ""

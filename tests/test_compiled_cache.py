@@ -168,6 +168,13 @@ def test_only_what_is_old_is_swept(tmp_path, monkeypatch):
     }
 
 
+def test_a_folder_that_is_called_half_written_is_in_nobodys_way(machine):
+    (machine.cache / "tmp1.part").mkdir(parents=True)
+    os.utime(machine.cache / "tmp1.part", (0, 0))
+    assert machine.start() == []
+    assert {*machine.cache.iterdir()} == {machine.kept, machine.cache / "tmp1.part"}
+
+
 def test_what_a_killed_compile_left_is_swept_when_it_is_old(machine):
     machine.cache.mkdir(parents=True)
     left = machine.cache / "tmp1.part"

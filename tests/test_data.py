@@ -122,6 +122,15 @@ def test_missing_and_damaged_data_are_told_apart_in_one_sentence(folder):
     (folder / "train.tar").unlink()
     with pytest.raises(FileNotFoundError, match=r"train\.tar is missing"):
         Data(folder)
+    sums = (folder / "SHA256SUMS").read_bytes()
+    for line in (b"\n", b"junk\n", b"\xff\xfe\n"):
+        (folder / "SHA256SUMS").write_bytes(line + sums)
+        with pytest.raises(ValueError, match=r"SHA256SUMS is damaged: b'.*' is no checksum and name of a file"):
+            Data(folder)
+    (folder / "two words.txt").write_text("x")
+    digest = hashlib.sha256(b"x").hexdigest()
+    (folder / "SHA256SUMS").write_text(f"{digest}  two words.txt\n{digest} *two words.txt\n")
+    check(folder)
     (folder / "SHA256SUMS").unlink()
     with pytest.raises(FileNotFoundError, match=r"no 'train\.tar' and no folder 'train'"):
         _ = Data(folder, channels=1, size=12).train

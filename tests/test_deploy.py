@@ -381,7 +381,11 @@ def pruned_by_torch() -> nn.Module:
 
 REFUSED = {
     "another kind of model": (lambda: nn.Sequential(nn.Linear(2, 2)), {}, "Sequential is not timm's VisionTransformer"),
-    "another dtype": (lambda: model_of().double(), {}, r"is torch\.float64 on cpu; deploy takes float32 on the CPU"),
+    "another dtype": (
+        lambda: model_of().double(),
+        {},
+        r"is torch\.float64 on cpu; svite\.deploy takes float32 on the CPU",
+    ),
     "no values": (lambda: model_of().to("meta"), {}, r"is on the meta device and has no values"),
     "a dtype for weights": (model_of, {"weights": torch.float16}, "as float32 or bfloat16, not as"),
     "one that is deployed": (deployed, {}, "The model is deployed already; deploy the one that it was made of"),
@@ -428,6 +432,19 @@ def test_no_images_are_refused():
         deploy(model_of(), images()[:0])
 
 
+@pytest.mark.parametrize("shape", [(1, 12, 12), (2, 3, 12, 12), (2, 1, 30, 30)])
+def test_images_that_the_model_does_not_take_are_one_sentence(monkeypatch, shape):
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match=r"^The model fails on images of shape \(.*\) \(.*\)\.$"):
+        deploy(vit(), torch.zeros(shape))
+
+
+def test_a_deployed_model_is_not_pruned():
+    fast = deploy(vit(), images(), choice=choice_of(vit(), RANDOM))
+    with pytest.raises(ValueError, match=r"^blocks\.0 is deployed and can't be pruned; prune the model that"):
+        methods.omp(fast, 0.5)
+
+
 # ---- advice -------------------------------------------------------------------------------------
 
 
@@ -444,10 +461,13 @@ def test_advice_has_a_line_for_each_shape_and_a_gain():
 
 
 @pytest.mark.parametrize(("make", "batch", "message"), [
-    (lambda: nn.Sequential(), 1, "nothing to advise"), (vit, 0, "The batch is 0"),
+    (lambda: nn.Sequential(), 1, "nothing to advise"), (vit, 0, "The batch is 0"), (vit, 1.5, r"The batch is 1\.5"),
+    (lambda: vit().half(), 1, r"cls_token is torch\.float16 on cpu; svite\.advise takes float32 on the CPU"),
+    (lambda: vit().to("meta"), 1, "meta device"),
     (partial(vit, block_fn=ParallelScalingBlock), 1, "No block of the model holds a linear layer that can be deployed"),
 ])  # fmt: skip
-def test_advice_that_makes_no_sense_is_refused(make, batch, message):
+def test_advice_that_makes_no_sense_is_refused(monkeypatch, make, batch, message):
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match=message):
         svite.advise(make(), batch)
 

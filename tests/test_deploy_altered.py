@@ -108,6 +108,46 @@ def test_a_layer_that_has_run_is_checked_again_when_it_was_altered(case):
     assert torch.equal(layer(columns()), expected)
 
 
+def exchanged(layer: nn.Module) -> None:
+    torch.utils.swap_tensors(layer.columns, torch.full_like(layer.columns, 30000))
+
+
+BEHIND = {
+    "registered": lambda layer: layer.register_buffer("columns", torch.full_like(layer.columns, 30000)),
+    "exchanged": exchanged,
+    "other data": lambda layer: setattr(layer.columns, "data", torch.full_like(layer.columns, 30000)),
+}
+
+
+@pytest.mark.parametrize("kind", ["csr", "block16"])
+@pytest.mark.parametrize("way", BEHIND)
+def test_indices_that_lie_elsewhere_are_refused(kind, way):
+    layer = layer_of(kind)
+    BEHIND[way](layer)
+    with pytest.raises(RuntimeError, match="altered indices do not fit"):
+        layer(columns())
+
+
+@pytest.mark.parametrize("kind", ["csr", "block16"])
+def test_indices_of_a_call_alone_are_refused_too(kind):
+    layer = layer_of(kind)
+    with pytest.raises(RuntimeError, match="altered indices do not fit"):
+        torch.func.functional_call(layer, {"columns": torch.full_like(layer.columns, 30000)}, (columns(),))
+
+
+@pytest.mark.parametrize("kind", ["csr", "block16"])
+def test_a_layer_made_or_moved_in_inference_mode_tells_too_what_was_written_to_it(kind):
+    expected = layer_of(kind)(columns())
+    with torch.inference_mode():
+        layers = [layer_of(kind), copy.deepcopy(layer_of(kind)), layer_of(kind).to(torch.float32)]
+    for layer in layers:
+        assert torch.equal(layer(columns()), expected)
+        with torch.inference_mode():
+            layer.columns.fill_(30000)
+        with pytest.raises(RuntimeError, match="altered indices do not fit"):
+            layer(columns())
+
+
 def replaced(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:
     return lambda layer: setattr(layer, name, change(getattr(layer, name)))
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import svite
+from svite.sparsity.ready import Opaque
 from svite.store import export
 from svite.vit.cost import macs
 from svite.vit.mode import evaluating
-from svite.vit.opaque import Opaque
 
 BUILD = ("vit_tiny_patch16_224", VIT)
 LAYER = r"blocks\.0\.mlp\.fc1"

@@ -78,6 +78,8 @@ WRONG = [
     ("a: !!int many", "invalid literal"),
     ("a: !!python/object/apply:os.system [true]", "could not determine a constructor"),
     ("a: \0", "unacceptable character"),
+    ("a: !!bool foo", "x.yaml is not valid YAML: "),
+    ("a: !!int ''", "x.yaml is not valid YAML: "),
     ("a: 1\n---\nb: 2", "found another document"),
     (b"a: \xff\xfe", "x.yaml is not valid YAML: "),
 ]

@@ -95,6 +95,21 @@ def test_a_loop_that_resumes_model_and_optimizer_resumes_the_topology(first, opt
     assert resumed.summary().equals(sparsifier.summary())
 
 
+def test_a_topology_that_is_loaded_before_anybody_is_attached_is_told():
+    model = vit()
+    optimizer, sparsifier = adamw(model), made("svite", model)
+    sparsifier.attach(optimizer)
+    run(model, optimizer, None, SHORT[:6])
+    saved, other = optimizer.state_dict(), vit()
+    late = adamw(other)
+    late.load_state_dict(saved)
+    with pytest.warns(UserWarning, match="loaded before the sparsifier was attached, and is not taken over; attach"):
+        made("svite", other).attach(late)
+    assert "with_topology" not in late.param_groups[0]
+    optimizer.load_state_dict(saved)
+    assert "with_topology" not in optimizer.param_groups[0]
+
+
 def test_accelerates_prepare_leaves_weights_alone_that_were_loaded_before_it():
     model, loaded = vit(), weights_of(vit(seed=1))
     sparsifier, optimizer = made("svite", model), adamw(model)

@@ -75,6 +75,41 @@ def test_a_copy_of_the_model_alone_and_another_models_optimizer_are_refused(atta
             step(other, adamw(other), sparsifier, attach)
 
 
+def test_a_step_has_both_of_its_ends():
+    model = vit()
+    sparsifier, optimizer = made("svite", model), adamw(model)
+    with pytest.raises(ValueError, match="A step has no `before_step`; call it between backward"):
+        sparsifier.after_step()
+    backward(model)
+    sparsifier.before_step(optimizer)
+    sparsifier.before_step(optimizer)  # the loop thought better of a step: nothing was taken
+    optimizer.step()
+    with pytest.raises(ValueError, match="A step has no `after_step`; call it when the optimizers have stepped"):
+        sparsifier.before_step(optimizer)
+    sparsifier.after_step()
+    assert sparsifier.step == 1
+    with pytest.raises(ValueError, match="A step has no `before_step`"):
+        sparsifier.after_step()
+
+
+def test_two_that_mask_one_weight_in_the_same_step_are_refused_and_one_after_the_other_are_not():
+    model = vit()
+    optimizer, first, second = adamw(model), made("svite", model), made("svite", model, seed=1)
+    for sparsifier in (first, second):
+        backward(model)
+        sparsifier.before_step(optimizer)
+        optimizer.step()
+        sparsifier.after_step()
+    first.before_step(optimizer)
+    said = r"^patch_embed\.proj\.weight .* is masked by another sparsifier in the same step; "
+    with pytest.raises(ValueError, match=said):
+        second.before_step(optimizer)
+    first.after_step()
+    first.attach(optimizer)
+    with pytest.raises(ValueError, match=said):
+        second.before_step(optimizer)
+
+
 def test_narrow_refuses_another_model():
     model = vit()
     sparsifier = made("s2vite", model)

@@ -75,6 +75,10 @@ SPEC = {
         "a selector can't stand at x.0",
     ),
     "many layers": (given(depth=60_000), "fails to build it .*it has more than"),
+    "a table without end": (
+        lambda d, _: d["spec"].update(name="maxvit_tiny_tf_224", arguments={"img_size": 60_000}, edits=[]),
+        "fails to build it .*it takes longer to build",
+    ),
     "a number beyond all": (given(depth=HUGE), "an argument has a number that is larger than all"),
     "a number beyond all, inside": (given(img_size=[HUGE, HUGE]), "an argument has a number that is larger than all"),
     "many classes": (given(num_classes=65_000), "head.weight is of shape|num_classes"),

@@ -37,6 +37,14 @@ def other_norm(model: nn.Module) -> None:
     model.blocks[1].norm1.eps = 0.1
 
 
+def scaled(model: nn.Module) -> None:
+    model.blocks[1].attn.scale = torch.tensor(0.9)
+
+
+def endless(model: nn.Module) -> None:
+    model.norm.eps = float("inf")
+
+
 def stale_width(model: nn.Module) -> None:
     model.blocks[1].mlp.fc1.weight = nn.Parameter(torch.ones(64, 15))
 
@@ -64,6 +72,8 @@ def own_scores(model: nn.Module) -> None:
         (gated, r"blocks.1.attn.gates is of shape \(2,\), and timm builds none"),
         (add_gates, r"blocks.0.attn.qkv.gate is of shape \(16,\), and timm builds none"),
         (other_norm, "blocks.1.norm1.eps is 0.1, and timm builds it with 1e-06"),
+        (scaled, r"blocks.1.attn.scale is tensor\(0.9000\), and timm builds it with 0\.\d+"),
+        (endless, "norm.eps is inf, and timm builds it with 1e-06"),
         (stale_width, r"blocks.1.mlp.fc1.weight is of shape \(64, 15\), and timm builds one of shape \(64, 16\)"),
         (extra, "blocks.1.adapter is a Sequential, and timm builds nothing"),
         (fewer, "blocks.2 is missing"),

@@ -61,10 +61,12 @@ def test_a_device_that_is_not_there_is_one_sentence(with_gpu, monkeypatch):
         takes_gpu()
 
 
-@pytest.mark.parametrize("said", ["many", "0", "-1", "1.5"])
+@pytest.mark.parametrize("said", ["many", "0", "-1", "1.5", "3000000000"])
 def test_a_number_of_threads_that_is_none_is_one_sentence(monkeypatch, said):
     monkeypatch.setenv("SVITE_THREADS", said)
-    with pytest.raises(ValueError, match=rf"^SVITE_THREADS is '{said}'; it should be a whole number from 1 on\.$"):
+    with pytest.raises(
+        ValueError, match=rf"^SVITE_THREADS is '{said}'; it should be a whole number from 1 to 4,096\.$"
+    ):
         threads()
 
 

@@ -18,6 +18,7 @@ from svite.recipe import Images
 from svite.train import results
 from svite.train.checkpoint import refuse_other
 from svite.train.data import Data
+from svite.train.fingerprint import glimpse
 
 
 def more(root: Path) -> None:
@@ -38,11 +39,32 @@ def moved(root: Path) -> None:
         (root / split / "ant").rename(root / split / "ape")
 
 
+def bitmaps(root: Path) -> None:
+    """Files of one size, whatever is in them."""
+    for path in [*root.rglob("*.png")]:
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+
+
+def exchanged(root: Path) -> None:
+    (root / "train" / "ant").rename(root / "train" / "x")
+    (root / "train" / "bee").rename(root / "train" / "ant")
+    (root / "train" / "x").rename(root / "train" / "bee")
+    for label in ("ant", "bee"):  # by the same names
+        for number, path in enumerate(sorted((root / "train" / label).iterdir())):
+            path.rename(path.with_name(f"{number:02d}.bmp"))
+
+
+def repainted(root: Path) -> None:
+    path = sorted((root / "train" / "cat").iterdir())[3]
+    Image.fromarray(np.zeros((14, 14, 3), np.uint8)).save(path)
+
+
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "more": (more, r"images\.train\.cat was '8 images of .* bytes \(\w{8}\)' and is '32 images of"),
-    "other": (other, r"images\.validation\.bee was '3 images of .*' and is '3 images of"),
-    "renamed": (renamed, r"images\.train\.ant was '8 images of .*' and is '8 images of"),
-    "another class": (moved, r"images\.train\.ant was '8 images of .*' and is None"),
+    "more": (more, r"images\.train\.cat was 'class 2, 8 images of .* bytes \(\w{8}\)' and is 'class 2, 32 images of"),
+    "other": (other, r"images\.validation\.bee was 'class 1, 3 images of .*' and is 'class 1, 3 images of"),
+    "renamed": (renamed, r"images\.train\.ant was 'class 0, 8 images of .*' and is 'class 0, 8 images of"),
+    "another class": (moved, r"images\.train\.ant was 'class 0, 8 images of .*' and is None"),
 }
 
 
@@ -59,6 +81,35 @@ def test_other_images_are_refused_and_what_differs_is_named(change, tmp_path):
     with pytest.raises(ValueError, match=said) as caught:
         refuse_other(before, prints(tmp_path / "images"), "run.ckpt")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [exchanged, repainted])
+def test_files_of_one_size_are_looked_into(change, tmp_path):
+    found = []
+    for place in ("one", "two"):
+        bitmaps(root := class_folders(tmp_path / place))
+        for label in ("ant", "bee"):
+            for number, path in enumerate(sorted((root / "train" / label).iterdir())):
+                path.rename(path.with_name(f"{number:02d}.bmp"))
+        found.append(prints(root))
+    assert found[0] == found[1]
+    change(tmp_path / "two")
+    assert prints(tmp_path / "two") != found[0]
+    assert len({path.stat().st_size for path in tmp_path.rglob("*.bmp")}) == 1
+
+
+def test_a_file_is_seen_at_equal_distances(tmp_path):
+    (tmp_path / "long").write_bytes(bytes(10**6))
+    before = glimpse(tmp_path / "long", 0, 10**6)
+    assert len(before) < 10**5
+    for start in range(0, 10**6, 10**5):
+        content = bytearray(10**6)
+        content[start : start + 10**5] = b"x" * 10**5
+        (tmp_path / "long").write_bytes(content)
+        assert glimpse(tmp_path / "long", 0, 10**6) != before
+    (tmp_path / "short").write_bytes(b"0123456789")
+    assert glimpse(tmp_path / "short", 2, 5) == b"23456"
+    assert glimpse(tmp_path / "nowhere", 0, 5) == b""
 
 
 def test_a_folder_may_move_where_its_images_are_known_by_name_and_size(tmp_path):
@@ -79,6 +130,12 @@ def test_shards_are_known_by_name_samples_and_bytes(tmp_path):
     found = loaded(Images(name="shards", root=str(shards(tmp_path)), **splits)).fingerprint["train"]
     assert list(found) == [f"train-{number:02d}.tar" for number in range(4)]
     assert all(said.startswith("6 samples in ") for said in found.values())
+    path = tmp_path / "train-00.tar"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"label": 0', b'"label": 1').replace(b'"label": 2', b'"label": 0'))
+    assert path.read_bytes() != content
+    again = loaded(Images(name="shards", root=str(tmp_path), **splits)).fingerprint["train"]
+    assert [name for name in found if again[name] != found[name]] == ["train-00.tar"]
 
 
 def test_images_in_memory_are_known_by_their_pixels(tmp_path):
@@ -117,5 +174,5 @@ def test_the_command_refuses_images_that_were_added_while_it_was_stopped(tmp_pat
     second = subprocess.run(asked, capture_output=True, text=True, env=environment)
     assert second.returncode == 1
     assert second.stderr.startswith("svite: The checkpoint ")
-    assert "images.train.cat was '8 images of" in second.stderr
+    assert "images.train.cat was 'class 2, 8 images of" in second.stderr
     assert second.stderr.count("\n") == 1

@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -11,15 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
-from tiny_images import CLASSES, CONFIG, class_folders, epoch_of, loaded, pictures, shards
+from tiny_images import CLASSES, CONFIG, class_folders, epoch_of, loaded, pictures, same, shards
 
 from svite.recipe import Images, Recipe
 from svite.train.data import Data, read
+from svite.train.evaluate import validated
 from svite.train.found import find
 from svite.train.pixels import eight_bits
 from svite.train.source import InMemory, Share
 
+ROOT = Path(__file__).parent.parent
 PIXELS = np.random.default_rng(0).integers(0, 255, (14, 14, 3), dtype=np.uint8)
 
 
@@ -127,6 +133,91 @@ def test_classes_that_are_put_together_and_folders_without_images_are_told(folde
     *empty, several = found.remarks
     assert empty == (["1 folder without images (empty)"] if folder else [])  # a tar file is read for its files
     assert re.fullmatch(r"2 classes have several folders of one name \(.*ant/2020, .*bee/2020\)", several)
+
+
+ALIKE = """
+import sys
+from pathlib import Path
+import svite
+from svite.train.evaluate import validated
+from svite.train.found import find
+found = find(Path(sys.argv[1]))
+print(found.classes, [(image.label, Path(image.name or image.path).as_posix()[-8:]) for image in found.images])
+"""
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "tar"])
+def test_names_that_timm_takes_for_equal_are_in_one_order_whatever_the_hashes(folder, tmp_path):
+    root = tmp_path / "train"
+    for label in ("cat", "Cat", "1", "01"):
+        (root / label).mkdir(parents=True)
+        for name in ("1.png", "01.png"):
+            Image.fromarray(PIXELS).save(root / label / name)
+    place = str(root if folder else packed(root))
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", ALIKE, place],
+            env=os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in range(3)
+    }
+    assert len(said) == 1
+    assert said.pop().startswith("['01', '1', 'Cat', 'cat'] [(0, ")
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "tar"])
+def test_what_is_hidden_is_no_image_and_no_class(folder, tmp_path):
+    root = two_classes(tmp_path / ".hidden" / "train")
+    for place in ("__MACOSX/a/._1.png", ".ipynb_checkpoints/1.png", "a/._1.png"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PIXELS).save(root / place)
+    found = find(root if folder else packed(root))
+    assert (found.classes, len(found.images)) == (["a", "b"], 2)
+    assert found.remarks[0] == "3 files in 3 folders left out (hidden)"
+
+
+def test_links_in_a_tar_file_and_images_too_deep_in_it_are_not_lost_without_a_word(tmp_path):
+    root = two_classes(tmp_path / "train")
+    os.link(root / "a" / "one.png", root / "a" / "two.png")
+    (root / "b" / "three.png").symlink_to("one.png")
+    found = find(packed(root))
+    assert len(found.images) == 2
+    assert found.remarks == ["2 files in 2 folders left out (links and devices)"]
+    for _ in range(2):
+        packed(root).rename(root / "inner.tar")
+        for label in "ab":
+            shutil.rmtree(root / label, ignore_errors=True)
+    with pytest.raises(
+        ValueError, match=r"inner\.tar/\./inner\.tar lies too deep for its images to be found; unpack .*/inner\.tar\.$"
+    ):
+        find(packed(root))
+
+
+def test_a_link_to_itself_is_a_link_to_nothing(tmp_path):
+    root = two_classes(tmp_path)
+    (root / "a" / "x.png").symlink_to("x.png")
+    assert find(root).remarks == ["1 file in 1 folder left out (links to nothing)"]
+
+
+def test_torchvisions_folders_are_read_as_any_others(tmp_path):
+    for split in ("train", "validation"):
+        root = two_classes(tmp_path / split)
+        deep(2000).save(root / "a" / "deep.png")
+    named = loaded(Images(name="torch/image_folder", root=str(tmp_path), workers=0), batch=3)
+    plain = loaded(Images(root=str(tmp_path), workers=0), batch=3)
+    assert named.fingerprint == plain.fingerprint
+    assert same(epoch_of(named), epoch_of(plain))
+
+
+def test_where_no_validation_image_can_be_read_that_is_said(tmp_path):
+    root = class_folders(tmp_path)
+    for path in (root / "validation").rglob("*.png"):
+        path.write_bytes(b"no image")
+    source = loaded(Images(root=str(root), workers=0, unreadable="skip"))
+    with pytest.raises(ValueError, match="Nothing can be validated: there is no image, or none that can be read"):
+        validated(torch.nn.Identity(), source.validation(Share()), Accelerator(cpu=True))
 
 
 def test_a_folder_and_a_tar_file_of_one_name_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Killed at any moment, asked to end, given a damaged checkpoint or other settings: what a training run makes of it."""
 
+import errno
 import json
 import os
 import random
@@ -10,13 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import psutil
 import pytest
 import torch
+from tiny_images import class_folders, epoch_of, loaded
 from tiny_runs import MODEL, RECIPE, a_run, data, files_of, loop_of
 
-from svite.recipe import Mixing
+from svite.recipe import Images, Mixing
 from svite.train import checkpoint, loop, results
 from svite.train.checkpoint import Writer, last_good, previous, remove_halves, save_checkpoint
 from svite.train.data import Data
@@ -204,6 +207,38 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(images, tmp_path, c
         last_good(path)
 
 
+def test_where_files_have_one_name_only_the_one_before_is_a_copy(tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "run.ckpt"
+    for step in range(3):
+        save_checkpoint(path, {"step": step})
+    assert (checkpoint.load_checkpoint(path)["step"], checkpoint.load_checkpoint(previous(path))["step"]) == (2, 1)
+    assert sorted(left.name for left in tmp_path.iterdir()) == ["run.ckpt", "run.ckpt.previous"]
+
+
+def test_who_is_asked_to_end_while_files_are_read_ends_and_blames_no_file(tmp_path, monkeypatch):
+    path = tmp_path / "run.ckpt"
+    for step in range(2):
+        save_checkpoint(path, {"step": step})
+    folder = data(tmp_path / "images").folder
+
+    def asked(*_: object, **__: object) -> None:
+        raise Stopped("asked to end")
+
+    monkeypatch.setattr(torch, "load", asked)
+    with pytest.raises(Stopped):
+        last_good(path)
+    monkeypatch.setattr("svite.train.data.eight_bits", asked)
+    with pytest.raises(Stopped):
+        Data(folder, size=12).train  # noqa: B018
+    monkeypatch.setattr("svite.train.views.eight_bits", asked)
+    with pytest.raises(Stopped):
+        epoch_of(loaded(Images(root=str(class_folders(tmp_path / "folders")), workers=0)))
+
+
 def test_what_a_kill_left_half_written_is_swept_away(tmp_path):
     path = tmp_path / "run.ckpt"
     save_checkpoint(path, {"step": 1})
@@ -216,16 +251,12 @@ def test_what_a_kill_left_half_written_is_swept_away(tmp_path):
 
 
 def test_a_save_waits_for_the_copy_only_and_keeps_what_was_then(tmp_path, monkeypatch):
-    written, write = [], checkpoint.save_checkpoint
-    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *a: time.sleep(0.3) or write(*a) or written.append(a[0]))
-    weight = torch.ones(3)
+    changed, write, weight = Event(), checkpoint.save_checkpoint, torch.ones(3)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *a: changed.wait(60) and write(*a))
     with Writer(tmp_path / "run.ckpt") as writer:
-        begun = time.monotonic()
-        writer.save({"weight": weight, "nested": [{"weight": weight}]})
-        assert time.monotonic() - begun < 0.2
-        assert not written
+        writer.save({"weight": weight, "nested": [{"weight": weight}]})  # would it wait, nothing would be written
         weight.zero_()
-    assert written
+        changed.set()
     state = checkpoint.load_checkpoint(tmp_path / "run.ckpt")
     assert state["weight"].tolist() == state["nested"][0]["weight"].tolist() == [1.0, 1.0, 1.0]
 

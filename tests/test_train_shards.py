@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import os
 import tarfile
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,19 @@ def test_a_shard_that_was_written_anew_is_looked_into_anew(root, images):
     assert source.train.places[8] == (1, 0)
 
 
+def test_a_shard_that_took_the_place_and_the_time_of_another_is_looked_into(root, images, tmp_path):
+    loaded(images())
+    path = root / "train-00.tar"
+    seen, content = path.stat(), path.read_bytes()
+    other = tmp_path / "other.tar"
+    other.write_bytes(content.replace(b'"label": 0', b'"label": 1'))
+    os.utime(other, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    other.replace(path)
+    with path.open("rb") as file:
+        there = shards_module.samples_of(file)
+    assert shards_module.index(str(path), Cache(tmp_path / "cache", 10**9)) == there
+
+
 def test_info_spares_counting_and_names_the_shards_of_a_split(root, images, monkeypatch):
     sizes = {name: 6 for name in expand(PATTERNS["train"])}
     write_info(root, train=sizes, validation={"validation-00.tar": 6, "validation-01.tar": 3})
@@ -201,6 +215,10 @@ def test_names_that_climb_links_and_what_is_no_file_do_no_harm(root, images, tmp
         ([IMAGE], "sample '0' has no class"),
         ([IMAGE, member("0.cls", b"two")], "sample '0' has no class"),
         ([IMAGE, member("0.json", b'{"class": 2}')], "sample '0' has no class"),
+        *(
+            ([IMAGE, member("0.cls", label)], "sample '0' has no class")
+            for label in (b"1.9", b"true", b"1e999", b"-1", b"9" * 30, b"[" * 100_000, b"null")
+        ),
         ([CLASS], "sample '0' has no image"),
         ([CLASS, member("0.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "sample '0' has no image"),
     ],

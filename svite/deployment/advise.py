@@ -13,6 +13,7 @@ from svite.deployment.blocks import unsupported
 from svite.deployment.choose import columns_like, seconds
 from svite.deployment.compiled import kernels_are_there
 from svite.deployment.weights import FORMATS, fitting
+from svite.vit.opaque import refuse_elsewhere
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,12 +50,14 @@ def advise(model: nn.Module, batch: int = 1) -> Advice:
         batch: images that are served at a time.
 
     Raises:
-        ValueError: another kind of model, one without a layer that can be deployed, or a batch below 1.
+        ValueError: another kind of model, one that `deploy` would not take, one without a layer that can be deployed,
+            or a batch below 1.
         RuntimeError: the kernels can't be compiled here.
     """
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"{type(model).__name__} is not timm's VisionTransformer, so there is nothing to advise.")
-    if batch < 1:
+    refuse_elsewhere(model, "svite.advise")
+    if not isinstance(batch, int) or batch < 1:
         raise ValueError(f"The batch is {batch}; it is how many images are served at a time, 1 or more.")
     if not kernels_are_there():
         raise RuntimeError("Without kernels every layer runs dense, and no sparsity pays.")

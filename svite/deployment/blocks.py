@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from svite.deployment.compiled import kernels_are_there
 from svite.deployment.weights import Weights, ops
-from svite.vit.opaque import Opaque
+from svite.sparsity.ready import Opaque
 from svite.vit.parts import Select, Zero
 
 Rows = Float[Tensor, "image token feature"]

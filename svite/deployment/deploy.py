@@ -14,7 +14,7 @@ from svite.sparsity.names import unwrapped
 from svite.vit.gates import fold, is_gated
 from svite.vit.intermediates import without_intermediates
 from svite.vit.mode import enough_memory
-from svite.vit.opaque import refuse_unreadable
+from svite.vit.opaque import refuse_elsewhere
 from svite.vit.surgery_alive import copied
 
 ROUNDS, PLAINLY = 5, 0.9
@@ -70,10 +70,7 @@ def _check(model: nn.Module, images: Tensor, weights: torch.dtype) -> None:
         raise ValueError(f"{type(model).__name__} is not timm's VisionTransformer, so it can't be deployed.")
     if any(isinstance(block, Run) for block in model.blocks):
         raise ValueError("The model is deployed already; deploy the one that it was made of.")
-    refuse_unreadable(model, "svite.deploy")
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
-            raise ValueError(f"{name} is {parameter.dtype} on {parameter.device}; deploy takes float32 on the CPU.")
+    refuse_elsewhere(model, "svite.deploy")
     if not len(images):
         raise ValueError("There are no images to measure on; pass a batch as it will be served.")
     if weights not in (torch.float32, torch.bfloat16):
@@ -84,9 +81,14 @@ def _tokens(model: nn.Module, images: Tensor) -> Float[Tensor, "image token feat
     """What the first block gets of as many images as go through at a time."""
     seen: list[Tensor] = []
     handle = model.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        model(images[:1])
-    handle.remove()
+    try:
+        with torch.no_grad():
+            model(images[:1])
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise ValueError(f"The model fails on images of shape {tuple(images.shape)} ({reason}).") from error
+    finally:
+        handle.remove()
     return seen[0].expand(min(len(images), images_at_once(seen[0].shape[1])), -1, -1)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from svite.store.files import is_alive, is_old
@@ -29,7 +30,8 @@ def sweep(folder: Path) -> None:
     """
     for part in folder.glob("*.part"):
         if is_old(part):
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder, or another user's
+                part.unlink()
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         process = re.match(rf"{_PREFIX}(\d+)-", left.name)
         if process and not is_alive(int(process[1])) and is_old(left):

@@ -54,7 +54,8 @@ class _Compressed(Weights):
     """Values that live, row by row: where each row starts among them, and the column of each.
 
     A kernel goes wherever these lead it. So they are checked once, when they are loaded, copied or moved, and the
-    kernel refuses indices that were replaced or written to since; shapes, types and layouts it compares at each call.
+    kernel refuses indices that lie elsewhere or were written to since; shapes, types and layouts it compares at each
+    call.
 
     Raises ValueError for indices that lead out of the layer; `load_state_dict` lists it among its errors.
     """
@@ -73,13 +74,20 @@ class _Compressed(Weights):
         self.register_buffer("starts", torch.cat([ends.new_zeros(1), ends]).int())
         self.register_buffer("columns", alive.nonzero()[:, 1].to(self.column))
         self.register_buffer("values", values.contiguous())
-        self.sizes = (inputs, 0)  # nothing has written to new tensors
+        self.sizes = (inputs,)
 
     def vouch(self) -> None:
-        """Check the indices, and remember how often they were written to until now (inference tensors don't tell)."""
+        """Check the indices, and remember them."""
         self.check(self._buffers)
-        indices = [self._buffers[name] for name in self.read if name != "values"]
-        self.sizes = (self.sizes[0], sum(index._version for index in indices if not index.is_inference()))
+        self.remember()
+
+    def remember(self) -> None:
+        """Where the indices lie, and how often they were written to until now: who finds them so need not check."""
+        names = [name for name in self.read if name != "values"]
+        with torch.inference_mode(False):  # tensors of that mode don't tell how often
+            self._buffers |= {name: self._buffers[name].clone() for name in names if self._buffers[name].is_inference()}
+        indices = [self._buffers[name] for name in names]
+        self.sizes = (self.sizes[0], sum(index._version for index in indices), sum(map(Tensor.data_ptr, indices)))
 
     def check(self, held: Mapping[str, Tensor | None]) -> None:
         """Refuse tensors that would lead a kernel out of them or of its input.
@@ -109,7 +117,7 @@ class _Compressed(Weights):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in self.read:
-            self.sizes = (self.sizes[0], -1)
+            self.sizes = (self.sizes[0], -1, 0)
 
     def _apply(self, *arguments: Any, **named: Any) -> "_Compressed":
         super()._apply(*arguments, **named)
@@ -152,6 +160,7 @@ class Csr(_Compressed):
         alive = sorted_rows != 0
         super().__init__(alive, sorted_rows[alive].to(dtype), inputs, bias)
         self.register_buffer("order", order.int())
+        self.remember()
 
     def limits(self, held: Mapping[str, Tensor | None]) -> Int64[Tensor, " row"]:
         """Those of its panel: the last one may be narrower."""
@@ -184,6 +193,7 @@ class Blocks(_Compressed):
         tiles = weight.unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2)
         alive = (tiles != 0).any(3).any(2)
         super().__init__(alive, tiles[alive], weight.shape[1], bias)
+        self.remember()
 
     def limits(self, held: Mapping[str, Tensor | None]) -> Int64[Tensor, " row"]:
         """As many blocks as there are side by side."""

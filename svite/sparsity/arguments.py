@@ -9,7 +9,6 @@ from typing import ParamSpec, TypeVar
 
 from torch import nn
 
-from svite.sparsity.names import named_parameters
 from svite.sparsity.ready import refuse_unready
 
 Arguments = ParamSpec("Arguments")
@@ -32,7 +31,7 @@ def checked(method: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
     def checking(*arguments: Arguments.args, **named: Arguments.kwargs) -> Made:
         given = signature.bind(*arguments, **named).arguments
         check(**given)
-        refuse_unready(named_parameters(given["model"]))
+        refuse_unready(given["model"])
         return method(*arguments, **named)
 
     return checking

@@ -1,5 +1,6 @@
 """A sparsifier inside a training loop that is not ours: hooks on the optimizers and on the gradients."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from svite.sparsity.sparsifier import Sparsifier
 
 
+MARK = "with_topology"  # in saved parameter groups, which torch loads as they are, whoever is attached
+
+
 class Attachment:
     """The hooks; while they are on, the loop calls nothing of the sparsifier itself.
 
@@ -22,13 +26,13 @@ class Attachment:
     next begins. Each optimizer's state_dict then carries the sparsifier's, for moments belong to a topology: who saves
     and loads the one keeps both. A copy made together with the sparsifier (`copy.deepcopy`) has hooks of its own.
 
-    Raises ValueError for optimizers that do not fit, and for a weight that another attached sparsifier masks.
+    Raises ValueError for what `Sparsifier.before_step` refuses.
     """
 
     def __init__(self, sparsifier: "Sparsifier", optimizers: Sequence[Optimizer]) -> None:
         self.sparsifier, self.optimizers = sparsifier, tuple(unwrapped(optimizer) for optimizer in optimizers)
         sparsifier.watch(*self.optimizers)
-        self._refuse_shared()
+        self._tell_of_loaded()
         self._to_step: set[Optimizer] = set()  # those that have not stepped yet since the step began
         self._handles = [handle for optimizer in self.optimizers for handle in self._hooked(optimizer)]
         self._handles += [
@@ -52,11 +56,15 @@ class Attachment:
     def __deepcopy__(self, memo: dict) -> "Attachment":
         return deepcopy(self.sparsifier, memo).attachment
 
-    def _refuse_shared(self) -> None:
-        masked = {id(weight) for other in self._others() for weight in other.sparsifier.weights.values()}
-        shared = [name for name, weight in self.sparsifier.weights.items() if id(weight) in masked]
-        if shared:
-            raise ValueError(f"{shared[0]} is masked by a sparsifier that is attached already; remove that one first.")
+    def _tell_of_loaded(self) -> None:
+        """Warn of a topology in a state that was loaded when nobody was there to take it over."""
+        loaded = [group.pop(MARK) for optimizer in self.optimizers for group in optimizer.param_groups if MARK in group]
+        if loaded and not self._others():
+            warnings.warn(
+                "A topology came with the optimizer's state, which was loaded before the sparsifier was attached, and "
+                "is not taken over; attach first and load then, to go on with it.",
+                stacklevel=4,
+            )
 
     def _others(self) -> list["Attachment"]:
         """Whoever else is attached to these optimizers."""
@@ -73,6 +81,7 @@ class Attachment:
             optimizer.register_step_post_hook(self._after),
             optimizer.register_state_dict_post_hook(self._save),
             optimizer.register_load_state_dict_pre_hook(self._load),
+            optimizer.register_load_state_dict_post_hook(_loaded),
         ]
 
     def _before(
@@ -104,11 +113,18 @@ class Attachment:
 
     def _save(self, _: Optimizer, state: dict[str, Any]) -> None:
         state[self.entry] = self.sparsifier.state_dict()
+        for group in state["param_groups"]:
+            group[MARK] = True
 
     def _load(self, _: Optimizer, state: dict[str, Any]) -> None:
         if self.entry not in state:
             raise ValueError("The optimizer's state was saved without a topology; load it first and attach then.")
         self.sparsifier.restore(state[self.entry])
+
+
+def _loaded(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        group.pop(MARK, None)
 
 
 def _on_gradient(weight: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:

@@ -40,8 +40,8 @@ class Living:
     def __init__(self, model: nn.Module, contests: Contests) -> None:
         self.model = model
         self._arrange(contests)
+        refuse_unready(model)
         parameters = named_parameters(model)
-        refuse_unready(parameters)
         self.weights = {part.name: parameters[part.name] for unit in self.units.values() for part in unit.parts}
 
     def begin(self, alive: Mapping[str, Bool[Tensor, "_arena _member"]]) -> None:

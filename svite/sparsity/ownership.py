@@ -38,6 +38,17 @@ def refuse_untrained(weights: Mapping[str, Tensor], optimizers: Sequence[Optimiz
         )
 
 
+def refuse_shared(weights: Mapping[str, Tensor], others: Iterable[Mapping[str, Tensor]]) -> None:
+    """ValueError names a weight that another sparsifier masks in the same step."""
+    masked = {id(weight) for other in others for weight in other.values()}
+    shared = [name for name, weight in weights.items() if id(weight) in masked]
+    if shared:
+        raise ValueError(
+            f"{listed(shared)} is masked by another sparsifier in the same step; `drop` it there, or end that one "
+            "(`attachment.remove()`, `after_step()`)."
+        )
+
+
 def _holds(model: nn.Module, name: str, weight: Tensor) -> bool:
     """Whether a weight lies where its name says, as it does in all but odd cases: a look at every step costs little."""
     *path, last = name.split(".")

@@ -1,17 +1,25 @@
 """Whether weights can be pruned as they stand: parameters of the model, with values, in floating-point numbers."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parameter import is_lazy
 
+from svite.sparsity.names import named_modules, named_parameters
+
 _PLAIN = Tensor.__torch_dispatch__  # of tensors whose numbers lie where torch puts them
 
 
-def refuse_unready(parameters: Mapping[str, Tensor]) -> None:
+class Opaque(nn.Module):
+    """What is made for kernels, and for nobody else to read: `svite.deploy` puts it in the place of blocks."""
+
+
+def refuse_unready(model: nn.Module) -> None:
     """ValueError where there is nothing to prune yet, or nothing that could be trained."""
+    for name, module in named_modules(model).items():
+        if isinstance(module, Opaque):
+            raise ValueError(f"{name} is deployed and can't be pruned; prune the model that svite.deploy was given.")
+    parameters = named_parameters(model)
     if torch.is_inference_mode_enabled():
         raise ValueError("Nothing can be pruned under torch.inference_mode, whose tensors never train; do it outside.")
     for name, parameter in parameters.items():

@@ -14,7 +14,7 @@ from svite.sparsity import mask, topology, waiting
 from svite.sparsity.attach import Attachment
 from svite.sparsity.living import Living, Rebound
 from svite.sparsity.optimizers import calm, checked, keep_state, mixes_entries, skipped, tell_of_factored, trained_by
-from svite.sparsity.ownership import frozen, listed, refuse_replaced, refuse_untrained
+from svite.sparsity.ownership import frozen, listed, refuse_replaced, refuse_shared, refuse_untrained
 from svite.sparsity.pool import Pool
 from svite.sparsity.proximal import Proximal, pull
 from svite.sparsity.rule import DropGrow, Rule
@@ -64,7 +64,8 @@ class Sparsifier(Living):
         rules = rule if isinstance(rule, Sequence) else (rule,) * len(pools)
         super().__init__(model, tuple(zip(pools, rules, strict=True)))
         self.when, self.seed, self.dense_moments = when, seed, dense_moments
-        self.step, self.calm_births, self._pending, self._stepped = 0, False, False, True
+        self.step, self.calm_births, self._pending = 0, False, False
+        self._begun, self._stepped = False, False  # the step that goes on: by `before_step`, and in an optimizer
         self.attachment: Attachment | None = None
         self._watched: dict[Optimizer, RemovableHandle] = {}
         self._laying: tuple[RemovableHandle, ...] = ()
@@ -128,19 +129,27 @@ class Sparsifier(Living):
 
         Once a step, with all the optimizers that take part in it, however many backward passes it accumulates.
 
-        Raises ValueError for an optimizer that is not known to work with masks, for weights that are not the model's or
-        that none of the optimizers trains, for missing gradients, and while attached.
+        Raises ValueError for an optimizer that is not known to work with masks, for weights that are not the model's,
+        that none of the optimizers trains or that another sparsifier masks in this step, for missing gradients, after
+        a step without `after_step`, and while attached.
         """
         self._refuse_attached()
+        if self._begun and self._stepped:
+            raise ValueError("A step has no `after_step`; call it when the optimizers have stepped, before the next.")
         self.prepare(optimizers)
+        self._begun = True
 
     def after_step(self) -> None:
         """After the optimizers' steps: dead weights become exactly zero, and the step counter moves on.
 
-        A step that a gradient scaler skipped does not count. Raises ValueError while attached.
+        A step that a gradient scaler skipped does not count. Raises ValueError for a step without `before_step`, and
+        while attached.
         """
         self._refuse_attached()
+        if not self._begun:
+            raise ValueError("A step has no `before_step`; call it between backward and the optimizers' steps.")
         self.finish()
+        self._begun = False
 
     def _refuse_attached(self) -> None:
         if self.attachment:
@@ -203,6 +212,7 @@ class Sparsifier(Living):
         inner = [checked(optimizer) for optimizer in optimizers]
         refuse_replaced(self.weights, self.model)
         refuse_untrained(self.weights, inner)
+        refuse_shared(self.weights, [other.weights for other in self._others(inner)])
         if inner == list(self._watched):
             return
         for handle in self._watched.values():
@@ -210,6 +220,13 @@ class Sparsifier(Living):
         self._watched = {optimizer: optimizer.register_step_post_hook(self._note) for optimizer in inner}
         for optimizer in inner:
             tell_of_factored(optimizer)
+
+    def _others(self, optimizers: Sequence[Optimizer]) -> list["Sparsifier"]:
+        """Who else takes part in a step of these optimizers now."""
+        hooks = [hook for optimizer in optimizers for hook in optimizer._optimizer_step_post_hooks.values()]
+        owners = [getattr(hook, "__self__", self) for hook in hooks]
+        others = [owner for owner in owners if isinstance(owner, Sparsifier) and owner is not self]
+        return [other for other in others if other.attachment or other._begun]
 
     def _note(self, optimizer: Optimizer, *_: Any) -> None:
         self._stepped = self._stepped or not skipped(optimizer)

@@ -10,7 +10,9 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
+CALLS_EACH = 20
 _REGISTRATIONS = (
     register_module_buffer_registration_hook,
     register_module_module_registration_hook,
@@ -18,9 +20,24 @@ _REGISTRATIONS = (
 )
 
 
+class _Calls(TorchFunctionMode):
+    """Counts calls of torch's functions: some modules fill a table, number by number, and register nothing."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.left = limit
+
+    def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), named: dict | None = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("it takes longer to build than a model of this file's size would")
+        return function(*arguments, **(named or {}))
+
+
 @contextmanager
 def parts_at_most(limit: int) -> Iterator[None]:
-    """Inside, this thread can give its modules so many parameters, buffers and modules.
+    """Inside, this thread can give its modules so many parameters, buffers and modules, and call torch so many times
+    for each of these.
 
     Raises ValueError at the first one too many.
     """
@@ -34,6 +51,7 @@ def parts_at_most(limit: int) -> Iterator[None]:
                 raise ValueError(f"it has more than {limit} modules and tensors, which this file can't be all of")
 
     with ExitStack() as hooks:
+        hooks.enter_context(_Calls(limit * CALLS_EACH))
         for register in _REGISTRATIONS:
             hooks.callback(register(count).remove)
         yield

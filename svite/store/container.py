@@ -1,6 +1,7 @@
 """A safetensors file with a JSON document in its metadata and a checksum over both."""
 
 import json
+import reprlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,8 @@ def read_container(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         raise ValueError(f"{path} holds tensors that svite.save did not write: it does not say of what model they are.")
     document = _parsed(metadata[_KEY])
     if document["format"] > FORMAT:
-        raise ValueError(f"{path} has format {document['format']}; this svite reads up to {FORMAT}, so update svite.")
+        found = reprlib.repr(document["format"])
+        raise ValueError(f"{path} has format {found}; this svite reads up to {FORMAT}, so update svite.")
     if document.pop(_CHECKSUM, None) != _checksum(document, tensors):
         raise ValueError(f"{path} is damaged: its checksum does not fit what it holds; save or copy the model again.")
     return document, tensors

@@ -2,6 +2,7 @@
 
 import json
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -83,6 +84,10 @@ def _own_shapes(module: nn.Module, at: str) -> dict[str, torch.Size]:
 
 def _changed(fresh: nn.Module, model: nn.Module, at: str) -> Iterator[tuple[str, int]]:
     before, after = _values(fresh), _values(model)
+    odd = next((name for name in before if name not in after and name in vars(model)), None)
+    if odd:
+        value = reprlib.repr(vars(model)[odd])
+        raise ValueError(f"{_join(at, odd)} is {value}, and timm builds it with {before[odd]}")
     different = [name for name in before if name in after and json.dumps(before[name]) != json.dumps(after[name])]
     for name in different:
         if name not in _SETTINGS:

@@ -50,7 +50,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, str
     _refuse_ties(model, ties)
     for name, old in all_tensors(model).items():
         if name not in ties:
-            if tensors[name].is_floating_point() != old.is_floating_point():
+            same = tensors[name].dtype == old.dtype
+            if not same and not (tensors[name].is_floating_point() and old.is_floating_point()):
                 raise ValueError(f"{name} is {tensors[name].dtype}, and timm builds {old.dtype}")
             parameter = isinstance(old, nn.Parameter)
             _set(model, name, nn.Parameter(tensors[name], old.requires_grad) if parameter else tensors[name])

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, the last good one kept, written while training goes on, loaded without pickle."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -49,8 +50,16 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
             except RuntimeError as error:  # torch's writer hides what the file said
                 raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         if path.exists():
-            previous(path).unlink(missing_ok=True)
-            os.link(path, previous(path))
+            with whole(previous(path)) as kept:
+                _link(path, kept)
+
+
+def _link(path: Path, other: Path) -> None:
+    """Give a file a second name; where the file system knows none (FAT, some networks), a copy."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -81,8 +90,8 @@ def last_good(path: str | Path) -> dict[str, Any] | None:
     missing.
     """
     path = Path(path)
-    if not path.exists():
-        return load_checkpoint(previous(path)) if previous(path).exists() else None
+    if not path.is_file():
+        return load_checkpoint(previous(path)) if previous(path).is_file() else None
     try:
         return load_checkpoint(path)
     except ValueError as error:

@@ -1,6 +1,8 @@
 """Images in memory: read by timm's readers, split once, augmented as a function of the step."""
 
 import math
+import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,14 +49,17 @@ def evenly(images: int, wanted: int) -> Int[Tensor, " image"]:
 def check(folder: str | Path) -> None:
     """Compare a data folder with its SHA256SUMS, if it has one.
 
-    Raises FileNotFoundError for a missing folder or file, ValueError for a damaged file; both say how to get it back.
+    Raises FileNotFoundError for a missing folder or file, ValueError for a damaged one; both say how to get it back.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"The data folder '{folder}' is missing; `make data` brings the bundled one back.")
     sums = folder / CHECKSUMS
-    for line in sums.read_text().splitlines() if sums.is_file() else ():
-        expected, name = line[:64], line[66:]  # as sha256sum writes it: two spaces, or one and a star
+    for line in sums.read_bytes().splitlines() if sums.is_file() else ():
+        listed = re.fullmatch(rb"([0-9a-f]{64}) [ *](.+)", line)  # as sha256sum writes it
+        if not listed:
+            raise ValueError(f"{sums} is damaged: {line[:40]!r} is no checksum and name of a file.")
+        expected, name = listed[1].decode(), os.fsdecode(listed[2])
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; `dvc checkout --force data.dvc` brings it back.")
         if sha256(folder / name) != expected:

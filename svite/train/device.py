@@ -10,6 +10,7 @@ import os
 import torch
 
 CPU, CUDA = "cpu", "cuda"
+MOST = 4096  # threads
 
 
 def takes_gpu() -> bool:
@@ -43,9 +44,9 @@ def working() -> str:
 def threads() -> int:
     """How many threads this process trains on.
 
-    Raises ValueError for what is no whole number from 1 on.
+    Raises ValueError for what is no whole number from 1 on, or more than any machine has.
     """
     asked = os.environ.get("SVITE_THREADS") or "1"
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ValueError(f"SVITE_THREADS is '{asked}'; it should be a whole number from 1 on.")
+    if not asked.isdecimal() or not 1 <= int(asked) <= MOST:
+        raise ValueError(f"SVITE_THREADS is '{asked[:20]}'; it should be a whole number from 1 to {MOST:,}.")
     return int(asked)

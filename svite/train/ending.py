@@ -13,8 +13,8 @@ from svite.train.checkpoint import last_good
 from svite.train.finite import Diverged
 
 
-class Stopped(Exception):
-    """Training was asked to end, and has saved where it is."""
+class Stopped(BaseException):
+    """Training was asked to end, and has saved where it is. No error: whoever handles all of those lets it pass."""
 
 
 @contextmanager

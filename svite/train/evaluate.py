@@ -46,6 +46,8 @@ def _sums(output: Float[Tensor, "image class"], labels: Int[Tensor, " image"]) -
 
 def _means(sums: Float[Tensor, "4"]) -> Accuracy:
     images, first, five, loss = sums.tolist()
+    if not images:
+        raise ValueError("Nothing can be validated: there is no image, or none that can be read.")
     return Accuracy(100 * first / images, 100 * five / images, loss / images)
 
 

@@ -5,37 +5,72 @@ import os
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
-from svite.train.data import Split
+import numpy as np
+
+from svite.train.data import Split, evenly
 from svite.train.found import Found, Slice
 
 Fingerprint = dict[str, str]  # of each class or shard
+SEEN = 1_000  # images that are looked into, of a split of whatever size
+BLOCKS, BLOCK = 16, 4096  # and what is read of each: all of a short one, blocks at equal distances of a long one
 
 
 def of_files(found: Found, root: Path) -> Fingerprint:
-    """Of each class: how many images and bytes, and a checksum of names and sizes. No file is read."""
+    """Of each class: its number, how many images and bytes, and a checksum of names, sizes, and what is in some."""
     classes: dict[int, list[Slice]] = {}
     for image in found.images:
         classes.setdefault(image.label, []).append(image)
-    return {found.classes[label]: _of_class(images, root) for label, images in sorted(classes.items())}
+    some = max(1, SEEN // len(classes))
+    return {found.classes[label]: _of_class(images, root, some) for label, images in sorted(classes.items())}
 
 
-def _of_class(images: Sequence[Slice], root: Path) -> str:
+def _of_class(images: Sequence[Slice], root: Path, some: int) -> str:
     names = [f"{image.name or os.path.relpath(image.path, root)} {image.size}" for image in images]
-    return f"{len(images):,} images of {sum(image.size for image in images):,} bytes ({checksum(sorted(names))})"
+    chosen = evenly(len(images), min(some, len(images))).tolist()
+    inside = [glimpse(images[at].path, images[at].offset, images[at].size) for at in chosen]
+    return (
+        f"class {images[0].label}, {len(images):,} images of {sum(image.size for image in images):,} bytes "
+        f"({checksum([*names, *inside])})"
+    )
 
 
-def of_shards(names: Iterable[str], sizes: Sequence[int], stored: Sequence[int]) -> Fingerprint:
-    """Of each shard: how many samples, and of how many bytes where it lies on a disk (0 elsewhere)."""
-    said = [
-        f"{size:,} samples" + f" in {length:,} bytes" * (length > 0) for size, length in zip(sizes, stored, strict=True)
-    ]
-    return dict(zip(names, said, strict=True))
+def glimpse(path: str | Path, offset: int, size: int) -> bytes:
+    """Some of what is in a file; nothing of one that can't be read, for who needs it will say so."""
+    try:
+        with open(path, "rb") as file:
+            parts = []
+            for start in range(0, size, max(BLOCK, size // BLOCKS)):
+                file.seek(offset + start)
+                parts.append(file.read(min(BLOCK, size - start)))
+            return b"".join(parts)
+    except OSError:
+        return b""
+
+
+def of_shards(names: Iterable[str], sizes: Sequence[int], stored: Sequence[Path | None]) -> Fingerprint:
+    """Of each shard: how many samples and, where it lies on a disk, of how many bytes, with a checksum of some."""
+    return {name: f"{size:,} samples{_of_shard(path)}" for name, size, path in zip(names, sizes, stored, strict=True)}
+
+
+def _of_shard(path: Path | None) -> str:
+    if path is None:
+        return ""
+    size = path.stat().st_size
+    return f" in {size:,} bytes ({checksum([glimpse(path, 0, size)])})"
 
 
 def of_rows(rows: Sized, classes: Iterable[str] | None) -> Fingerprint:
-    """How many, of which classes, and Hugging Face's own fingerprint where it has one."""
-    own = getattr(rows, "_fingerprint", "")
-    return {"all": f"{len(rows):,} images of classes {checksum(classes or ())}" + f" ({own})" * bool(own)}
+    """How many, of which classes, and Hugging Face's own fingerprint or, of torchvision's, a checksum of some rows."""
+    own = getattr(rows, "_fingerprint", None) or checksum(_inside(rows))
+    return {"all": f"{len(rows):,} images of classes {checksum(classes or ())} ({own})"}
+
+
+def _inside(rows: Sized) -> Iterable[str | bytes]:
+    yield str(list(getattr(rows, "targets", ())))
+    for at in evenly(len(rows), min(BLOCKS, len(rows))).tolist():
+        image, label = rows[at]
+        yield f"{label} {image.size}"
+        yield np.asarray(image).tobytes()
 
 
 def of_pixels(split: Split) -> Fingerprint:
@@ -51,5 +86,5 @@ def checksum(texts: Iterable[str | bytes]) -> str:
     """Eight letters for a sequence of texts."""
     digest = hashlib.sha256()
     for text in texts:
-        digest.update((text.encode() if isinstance(text, str) else text) + b"\0")
+        digest.update(os.fsencode(text) + b"\0")
     return digest.hexdigest()[:8]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import ELOOP, ENOENT
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,12 @@ from PIL import Image
 from timm.data.readers.img_extensions import get_img_extensions, set_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from timm.utils.misc import natural_key
 
 from svite.train.archives import files_of
 from svite.train.pixels import ENDINGS, FORMATS
 
+HIDDEN = "hidden"
 SHOWN = 10  # names of files or folders, kinds
 ODD = {stat.S_IFIFO: "pipes", stat.S_IFSOCK: "sockets", stat.S_IFCHR: "devices", stat.S_IFBLK: "devices"}
 
@@ -126,19 +129,33 @@ def _in_folders(path: Path) -> Found:
             reader = ReaderImageFolder(str(path))
         except RuntimeError:  # it has found none
             raise ValueError(f"{path} has no images in class folders.") from None
-    seen = [(Slice(image, label, 0, size), odd) for image, label in reader.samples for odd, size in (_look(image),)]
-    found = Found([image for image, odd in seen if not odd], [*reader.class_to_idx])
-    for image, odd in seen:
+    names = {label: name for name, label in reader.class_to_idx.items()}
+    seen = [(image, names[label], *_look(image, path)) for image, label in reader.samples]
+    found = _arranged([(Slice(image, 0, 0, size), name) for image, name, odd, size in seen if not odd])
+    for image, _, odd, _ in seen:
         if odd:
-            found.leave_out(image.path, odd)
-    images, full = {image.path for image, _ in seen}, {os.path.dirname(image.path) for image in found.images}
-    for folder, inner, names in walked:
-        for file in (os.path.join(folder, name) for name in names):
+            found.leave_out(image, odd)
+    images, full = {image for image, *_ in seen}, {os.path.dirname(image.path) for image in found.images}
+    for folder, inner, files in walked:
+        for file in (os.path.join(folder, name) for name in files):
             if file not in images:
                 found.leave_out(file)
         if not inner and folder not in full:
             found.empty.append(os.path.relpath(folder, path))
     return found
+
+
+def _arranged(images: Sequence[tuple[Slice, str]]) -> Found:
+    """Images with the names of their classes in timm's order; where it takes names for equal (`cat`, `Cat`), letter by
+    letter, for timm leaves these to chance."""
+    classes = sorted({name for _, name in images}, key=_natural)
+    labels = {name: label for label, name in enumerate(classes)}
+    labelled = [image._replace(label=labels[name]) for image, name in images]
+    return Found(sorted(labelled, key=lambda image: (_natural(image.name or image.path), image.offset)), classes)
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    return natural_key(name), name
 
 
 def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -152,13 +169,22 @@ def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield folder, inner, names
 
 
-def _look(path: str) -> tuple[str, int]:
-    """What a file is, if it is no plain one, and its size."""
+def _look(path: str, root: Path) -> tuple[str, int]:
+    """What a file is, if it is no plain one that can be seen, and its size."""
+    if _hidden(os.path.relpath(path, root)):
+        return HIDDEN, 0
     try:
         seen = os.stat(path)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (ENOENT, ELOOP):
+            raise
         return "links to nothing", 0
     return "" if stat.S_ISREG(seen.st_mode) else ODD.get(stat.S_IFMT(seen.st_mode), "no file"), seen.st_size
+
+
+def _hidden(path: str) -> bool:
+    """Whether a file is beside what people see: a Mac's `._cat.jpg` and `__MACOSX`, a notebook's checkpoints."""
+    return any(step == "__MACOSX" or (step.startswith(".") and step not in (".", "..")) for step in path.split("/"))
 
 
 def _raise(error: OSError) -> None:
@@ -166,19 +192,20 @@ def _raise(error: OSError) -> None:
 
 
 def _in_tar(path: Path) -> Found:
-    names = files_of(path)
-    others = [name for name in names if os.path.splitext(name)[1].lower() not in ENDINGS]
-    if len(others) == len(names):
+    members = files_of(path)
+    if all(kind or os.path.splitext(name)[1].lower() not in ENDINGS for name, kind in members):
         raise ValueError(f"{path} has no images.")
     with _all_endings():
         reader = ReaderImageInTar(str(path), cache_tarinfo=False)  # a remembered index may be of another archive
-    images = [
-        Slice(str(path), int(label), image.offset_data + (tar.offset_data if tar else 0), image.size, image.name)
-        for (image, _, tar), label in zip(reader.samples, reader.targets, strict=True)
+    names = {label: name for name, label in reader.class_name_to_idx.items()}
+    seen = [
+        (Slice(str(path), 0, image.offset_data + (tar.offset_data if tar else 0), image.size, image.name), names[label])
+        for (image, _, tar), label in zip(reader.samples, reader.targets.tolist(), strict=True)
     ]
-    found = Found(images, [*reader.class_name_to_idx])
-    for name in others:
-        found.leave_out(name)
+    found = _arranged([(image, name) for image, name in seen if not _hidden(image.name)])
+    for name, kind in members:
+        if kind or os.path.splitext(name)[1].lower() not in ENDINGS or _hidden(name):
+            found.leave_out(name, kind or (HIDDEN if _hidden(name) else ""))
     return found
 
 

@@ -34,9 +34,9 @@ def data_for(run: Run, folder: str | Path) -> Data:
     Raises ValueError for a model of images that are neither grey nor in colour, or no squares.
     """
     channels, size = (run.model.arguments.get(name, usual) for name, usual in (("in_chans", 3), ("img_size", 224)))
-    if channels not in (1, 3):
+    if channels not in (1, 3) or isinstance(channels, bool):
         raise ValueError(f"model.in_chans is {channels!r}; images are grey (1) or in colour (3).")
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"model.img_size is {size!r}; for images in memory it should be a number of pixels, 28 say.")
     return Data(folder, channels=channels, size=size)
 

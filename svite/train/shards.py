@@ -38,6 +38,7 @@ from svite.train.stored import Stored
 PARTS = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # as WebDataset parts a name into the sample's key and what is of it
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MOST = 1_000_000  # shards of a pattern
+CLASSES = 2**31  # more than any number of a class
 AHEAD = 2  # shards that are fetched while another is read
 
 
@@ -74,10 +75,12 @@ def _sample(file: BinaryIO, key: str, parts: dict[str, tarfile.TarInfo]) -> Samp
     try:
         file.seek(said.offset_data)
         content = json.loads(file.read(said.size))
-        label = int(content["label"] if isinstance(content, dict) else content)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError(f"sample '{key}' has no class: no number in .cls, no label in .json") from None
-    return Sample(key, label, picture.offset_data, picture.size)
+        label = content["label"] if isinstance(content, dict) else content
+        if (type(label) is not int and not str(label).isdecimal()) or not 0 <= int(label) < CLASSES:
+            raise ValueError(label)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(f"sample '{key}' has no class: no whole number in .cls, none as label in .json") from None
+    return Sample(key, int(label), picture.offset_data, picture.size)
 
 
 def index(url: str, cache: Cache) -> list[Sample]:
@@ -86,12 +89,13 @@ def index(url: str, cache: Cache) -> list[Sample]:
     Raises Unavailable.
     """
     path = Path(url)
-    return _index(url, path.stat().st_mtime_ns if path.exists() else 0, cache)
+    seen = path.stat() if path.exists() else None
+    return _index(url, f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns} {seen.st_ino}" if seen else url, cache)
 
 
 @lru_cache(maxsize=8)
-def _index(url: str, written: int, cache: Cache) -> list[Sample]:
-    key = hashlib.sha256(f"{url}/{written}".encode()).hexdigest()
+def _index(url: str, version: str, cache: Cache) -> list[Sample]:
+    key = hashlib.sha256(version.encode()).hexdigest()
     stored = cache.folder / "index" / f"{key[:32]}.json"
     with suppress(OSError, ValueError, TypeError, RecursionError):  # what is damaged is made again
         return [Sample(*each) for each in json.loads(stored.read_text())]
@@ -160,7 +164,7 @@ class Shards(Stored):
             raise FileNotFoundError(f"The shard {missing or f'{root}/{split}'} is missing, or is no file.")
         said = {name: size for sizes in known.values() for name, size in sizes.items()}
         sizes = [said[name] for name in names] if said.keys() >= set(names) else count(urls, cache)
-        stored = [Path(url).stat().st_size if is_local(url) else 0 for url in urls]
+        stored = [Path(url) if is_local(url) else None for url in urls]
         super().__init__(Places(sizes), Reader(urls, sizes, cache), None, of_shards(names, sizes, stored))
         self.ends, self.window = torch.tensor(self.places.ends), AHEAD * max(sizes) + 1
         self.coming: dict[str, Thread] = {}

@@ -17,7 +17,7 @@ from svite.train.found import Slice, find, opened, split_of
 from svite.train.pixels import FORMATS
 from svite.train.views import Read
 
-WHOLE_FOLDER = ("torch/image_folder", "torch/folder")  # torchvision's own, of which timm would take all splits for one
+FOLDERS = ("torch/image_folder", "torch/folder")  # of torchvision, whose reader would cut 16 bits off at 255
 
 
 class Stored:
@@ -78,9 +78,9 @@ def torchvision(images: Images, split: str) -> Stored:
 
     Raises FileNotFoundError where a folder of splits has no such split.
     """
+    if images.name in FOLDERS:
+        return files(images, split)
     found = create_dataset(images.name, root=images.root, split=split)
-    if images.name in WHOLE_FOLDER and Path(found.root) == Path(images.root):
-        raise FileNotFoundError(f"{images.root} has no folder '{split}'.")
     classes = getattr(found, "classes", None)
     return Stored(range(len(found)), found.__getitem__, classes, of_rows(found, classes), title=images.name)
 
@@ -107,6 +107,8 @@ def hugging_face(images: Images, split: str) -> Stored:
     import datasets
 
     name = images.name.partition("/")[2]
+    if name.startswith((".", "/")) and not Path(name).is_dir():
+        raise FileNotFoundError(f"There is no folder {name}, which data.name asks for.")
     if (Path(name) / "dataset_dict.json").exists():
         rows = datasets.load_from_disk(name)[split]
     else:

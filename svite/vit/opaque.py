@@ -5,17 +5,15 @@ They would run, and what was read off them would be wrong in silence, or fail in
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize, prune
 
 from svite.sparsity.names import named_modules
+from svite.sparsity.ready import Opaque
 
 _PLAIN = (Tensor, nn.Parameter, DTensor)
-
-
-class Opaque(nn.Module):
-    """What `svite.deploy` puts in the place of blocks: made for its kernels, and for nobody else to read."""
 
 
 def refuse_unreadable(model: nn.Module, who: str) -> None:
@@ -23,6 +21,14 @@ def refuse_unreadable(model: nn.Module, who: str) -> None:
     refuse_meta(model, who)
     refuse_opaque(model, who)
     _refuse_parametrized(model)
+
+
+def refuse_elsewhere(model: nn.Module, who: str) -> None:
+    """ValueError names the first layer that kernels of the CPU, which are made for float32, can't read."""
+    refuse_unreadable(model, who)
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            raise ValueError(f"{name} is {parameter.dtype} on {parameter.device}; {who} takes float32 on the CPU.")
 
 
 def refuse_opaque(model: nn.Module, who: str) -> None:
