@@ -16,7 +16,7 @@ from benchmarks import memory
 from benchmarks.claim import Claim
 from benchmarks.interleave import interleave
 from benchmarks.training import FOREVER, Training
-from benchmarks.update import next_step
+from benchmarks.update import begin, next_step
 from svite.methods import svite
 from svite.train.checkpoint import save_checkpoint
 from svite.vit.cost import input_shape
@@ -31,7 +31,7 @@ def measure(name: str, rounds: int) -> Iterator[Claim]:
     yield from memory.measure(name, runs=min(rounds, 3), density=DENSITY, batch=1)
     what = f"of {name}, density {DENSITY}"
     training = Training(timm.create_model(name), 1, partial(svite, density=DENSITY, steps=FOREVER, interval=1))
-    training.step()  # a first step never updates
+    begin(training)
     before = {"update": partial(next_step, training)}
     seconds = interleave({"update": training.before_step}, min(rounds, 10), before)["update"]
     yield Claim.of(f"{UPDATE} {what}", "s on one core", seconds, UPDATE_SECONDS)

@@ -23,7 +23,7 @@ def measure(
         for density in densities
     }
     for training in sparse.values():
-        training.step()  # a first step never updates
+        begin(training)
     seconds = interleave(
         {"dense": dense.step} | {str(density): training.before_step for density, training in sparse.items()},
         rounds,
@@ -38,6 +38,13 @@ def measure(
         )
         for density in densities
     ]
+
+
+def begin(training: Training) -> None:
+    """One step, for a first one never updates, and half of the next."""
+    training.step()
+    training.backward(images=1)
+    training.before_step()
 
 
 def next_step(training: Training) -> None:

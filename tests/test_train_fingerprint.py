@@ -18,7 +18,7 @@ from svite.recipe import Images
 from svite.train import results
 from svite.train.checkpoint import refuse_other
 from svite.train.data import Data
-from svite.train.fingerprint import glimpse
+from svite.train.fingerprint import glimpse, of_rows
 
 
 def more(root: Path) -> None:
@@ -110,6 +110,28 @@ def test_a_file_is_seen_at_equal_distances(tmp_path):
     (tmp_path / "short").write_bytes(b"0123456789")
     assert glimpse(tmp_path / "short", 2, 5) == b"23456"
     assert glimpse(tmp_path / "nowhere", 0, 5) == b""
+
+
+class Rows:
+    """As torchvision has them; the second can't be read."""
+
+    def __init__(self, *values: int) -> None:
+        self.values, self.targets = values, [0, 1, 0]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, at: int) -> tuple[Image.Image, int]:
+        if at == 1:
+            raise OSError("damaged")
+        return Image.fromarray(np.full((4, 4), self.values[at], np.uint8)), self.targets[at]
+
+
+def test_rows_are_looked_into_and_one_that_is_damaged_is_left_to_who_reads_it():
+    (said,) = of_rows(Rows(1, 2, 3), ["a", "b"]).values()
+    assert said.startswith("3 images of classes ")
+    assert of_rows(Rows(1, 2, 3), ["a", "b"]) == {"all": said}
+    assert of_rows(Rows(1, 2, 4), ["a", "b"]) != {"all": said}
 
 
 def test_a_folder_may_move_where_its_images_are_known_by_name_and_size(tmp_path):

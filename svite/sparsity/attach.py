@@ -1,8 +1,9 @@
 """A sparsifier inside a training loop that is not ours: hooks on the optimizers and on the gradients."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -22,66 +23,63 @@ MARK = "with_topology"  # in saved parameter groups, which torch loads as they a
 class Attachment:
     """The hooks; while they are on, the loop calls nothing of the sparsifier itself.
 
-    A step is one step of each optimizer, in any order; where a gradient scaler skips some of them, it ends when the
-    next begins. Each optimizer's state_dict then carries the sparsifier's, for moments belong to a topology: who saves
-    and loads the one keeps both. A copy made together with the sparsifier (`copy.deepcopy`) has hooks of its own.
+    A step is what the optimizers do between two backward passes, in any order, whether or not a gradient scaler skips
+    some of them. Each optimizer's state_dict carries the sparsifier's, for moments belong to a topology: who saves and
+    loads the one keeps both. A copy made together with the sparsifier (`copy.deepcopy`) has hooks of its own.
 
     Raises ValueError for what `Sparsifier.before_step` refuses.
     """
 
     def __init__(self, sparsifier: "Sparsifier", optimizers: Sequence[Optimizer]) -> None:
-        self.sparsifier, self.optimizers = sparsifier, tuple(unwrapped(optimizer) for optimizer in optimizers)
-        sparsifier.watch(*self.optimizers)
-        self._tell_of_loaded()
-        self._to_step: set[Optimizer] = set()  # those that have not stepped yet since the step began
+        self.sparsifier = sparsifier
+        sparsifier.watch(*optimizers)
+        self.optimizers = tuple(dict.fromkeys(unwrapped(optimizer) for optimizer in optimizers))
+        self.is_open = False  # whether a step has begun that is not counted yet
+        self._fresh = False  # whether there are gradients that no step has taken yet
+        self._members: set[Optimizer] = set()  # those that took part in the last step so far
+        self._coming: Mapping[str, Any] | None = None  # a state that is being loaded
         self._handles = [handle for optimizer in self.optimizers for handle in self._hooked(optimizer)]
+        masked = frozenset(sparsifier.masked_gradients(*self.optimizers))
         self._handles += [
-            _on_gradient(sparsifier.weights[name], _mask_gradient(sparsifier, name))
-            for name in sparsifier.masked_gradients(*self.optimizers)
+            _on_gradient(weight, GradientHook(self, name, name in masked))
+            for name, weight in sparsifier.weights.items()
         ]
 
     def remove(self) -> None:
-        """Take every hook off again."""
+        """Take every hook off again; nothing is laid for births until the sparsifier is used again."""
         self.end_step()
         for handle in self._handles:
             handle.remove()
-        self.sparsifier.attachment = None
+        self.sparsifier.attachment, self.sparsifier.lays = None, False
 
     def end_step(self) -> None:
-        """Count a step of which only some optimizers' parts were taken."""
-        if self._to_step:
-            self._to_step.clear()
-            self.sparsifier.finish()
+        """Count a step of which only some optimizers' parts were taken; its weights are masked."""
+        if self.is_open:
+            self.is_open = False
+            self.sparsifier.count_step()
+
+    def forget_step(self) -> None:
+        """Where another state is loaded, no step goes on."""
+        self.is_open, self._fresh, self._members = False, False, set()
+
+    def go_on_as(self, other: "Attachment", memo: dict) -> None:
+        """Take over where in a step another one is, of which this is the copy."""
+        self.is_open, self._fresh = other.is_open, other._fresh
+        self._members = {deepcopy(optimizer, memo) for optimizer in other._members}
 
     def __deepcopy__(self, memo: dict) -> "Attachment":
         return deepcopy(self.sparsifier, memo).attachment
 
-    def _tell_of_loaded(self) -> None:
-        """Warn of a topology in a state that was loaded when nobody was there to take it over."""
-        loaded = [group.pop(MARK) for optimizer in self.optimizers for group in optimizer.param_groups if MARK in group]
-        if loaded and not self._others():
-            warnings.warn(
-                "A topology came with the optimizer's state, which was loaded before the sparsifier was attached, and "
-                "is not taken over; attach first and load then, to go on with it.",
-                stacklevel=4,
-            )
-
-    def _others(self) -> list["Attachment"]:
-        """Whoever else is attached to these optimizers."""
-        hooks = [hook for optimizer in self.optimizers for hook in optimizer._optimizer_step_post_hooks.values()]
-        owners = [getattr(hook, "__self__", None) for hook in hooks]
-        return [owner for owner in owners if isinstance(owner, Attachment)]
-
     def _hooked(self, optimizer: Optimizer) -> list[RemovableHandle]:
-        taken = {other.entry for other in self._others() if other is not self}
+        taken = {other.entry for other in owners([optimizer]) if isinstance(other, Attachment) and other is not self}
         names = ("sparsifier", *(f"sparsifier {number}" for number in range(2, len(taken) + 2)))
         self.entry = next(name for name in names if name not in taken)
         return [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
             optimizer.register_state_dict_post_hook(self._save),
-            optimizer.register_load_state_dict_pre_hook(self._load),
-            optimizer.register_load_state_dict_post_hook(_loaded),
+            optimizer.register_load_state_dict_pre_hook(self._check),
+            optimizer.register_load_state_dict_post_hook(self._load),
         ]
 
     def _before(
@@ -92,39 +90,65 @@ class Attachment:
             return self._begin(optimizer)
 
         def backward_then_begin() -> Any:  # the gradients of this step do not exist before the closure ran
+            before = self._fresh
             loss = closure()
+            self._fresh = before
             self._begin(optimizer)
             return loss
 
         return (optimizer, backward_then_begin), {}
 
     def _begin(self, optimizer: Optimizer) -> None:
-        if optimizer not in self._to_step:
+        if self._fresh or optimizer in self._members or not self._members:
             self.end_step()
             self.sparsifier.prepare(self.optimizers)
-            self._to_step = set(self.optimizers)
-
-    def _after(self, optimizer: Optimizer, *_: Any) -> None:
-        self._to_step.discard(optimizer)
-        if self._to_step:
-            self.sparsifier.mask_weights()
+            self.is_open, self._fresh, self._members = True, False, set()
         else:
-            self.sparsifier.finish()
+            self.sparsifier.mask_gradients(self.optimizers)
+        self._members.add(optimizer)
+
+    def _after(self, *_: Any) -> None:
+        self.sparsifier.mask_weights()
+        if self._members.issuperset(self.optimizers):
+            self.end_step()
+
+    def accumulated(self, name: str, masked: bool) -> None:
+        """A weight has a gradient: masked at once, so that clipping sees it masked, but where it decides on births."""
+        self._fresh = True
+        if masked and not self.sparsifier.wants_dense_gradient:
+            silence(self.sparsifier.weights[name].grad, self.sparsifier.masks[name])
 
     def _save(self, _: Optimizer, state: dict[str, Any]) -> None:
         state[self.entry] = self.sparsifier.state_dict()
         for group in state["param_groups"]:
             group[MARK] = True
 
-    def _load(self, _: Optimizer, state: dict[str, Any]) -> None:
+    def _check(self, _: Optimizer, state: dict[str, Any]) -> None:
+        """Before torch changes anything, and any other sparsifier."""
+        self._coming = None
         if self.entry not in state:
             raise ValueError("The optimizer's state was saved without a topology; load it first and attach then.")
-        self.sparsifier.restore(state[self.entry])
+        self.sparsifier.refuse_other(state[self.entry])
+        self._coming = state[self.entry]
+
+    def _load(self, optimizer: Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group.pop(MARK, None)
+        if self._coming is not None:
+            self.sparsifier.restore(self._coming)
+        self._coming = None
 
 
-def _loaded(optimizer: Optimizer) -> None:
-    for group in optimizer.param_groups:
-        group.pop(MARK, None)
+@dataclass(frozen=True)
+class GradientHook:
+    """What an attachment hangs on a weight; it tells who masks it."""
+
+    attachment: Attachment
+    name: str
+    masked: bool
+
+    def __call__(self, _: Tensor) -> None:
+        self.attachment.accumulated(self.name, self.masked)
 
 
 def _on_gradient(weight: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
@@ -135,9 +159,24 @@ def _on_gradient(weight: Tensor, hook: Callable[[Tensor], None]) -> RemovableHan
     return handle
 
 
-def _mask_gradient(sparsifier: "Sparsifier", name: str) -> Callable[[Tensor], None]:
-    def hook(weight: Tensor) -> None:
-        if not sparsifier.wants_dense_gradient:
-            silence(weight.grad, sparsifier.masks[name])
+def owners(optimizers: Iterable[Optimizer]) -> list[Any]:
+    """Whose methods are hooks on the steps of these optimizers."""
+    hooks = [hook for optimizer in optimizers for hook in optimizer._optimizer_step_post_hooks.values()]
+    return [hook.__self__ for hook in hooks if hasattr(hook, "__self__")]
 
-    return hook
+
+def attached_to(weights: Iterable[Tensor]) -> list["Sparsifier"]:
+    """Who masks the gradients of these weights by hooks, by whatever optimizer."""
+    hooks = [hook for weight in weights for hook in (weight._post_accumulate_grad_hooks or {}).values()]
+    return [hook.attachment.sparsifier for hook in hooks if isinstance(hook, GradientHook)]
+
+
+def tell_of_loaded(optimizers: Iterable[Optimizer], taken_over: bool) -> None:
+    """Warn of a topology in a state that was loaded when nobody was there to take it over."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    if any([group.pop(MARK, False) for group in groups]) and not taken_over:
+        warnings.warn(
+            "A topology came with the optimizer's state, which was loaded before the sparsifier was attached, and is "
+            "not taken over; attach first and load then, to go on with it.",
+            stacklevel=5,
+        )

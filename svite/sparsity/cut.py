@@ -102,8 +102,14 @@ class Unit:
 
     @classmethod
     def of(cls, name: str, parts: Iterable[Part], weights: Mapping[str, Tensor]) -> "Unit":
-        """Bind the parts to a model's weights; the first part's shape stands for the unit's."""
+        """Bind the parts to a model's weights; the first part's shape stands for the unit's.
+
+        Raises ValueError naming a weight that is tied to one of another name.
+        """
         parts = tuple(parts)
+        tied = [part.name for part in parts if part.name not in weights]
+        if tied:
+            raise ValueError(f"{tied[0]} is tied to another parameter; its members can't be pruned by themselves.")
         first = parts[0]
         arenas, members = first.cut.gather(torch.empty(weights[first.name].shape, device="meta")).shape
         return cls(name, parts, weights[first.name].shape, arenas, members)

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from svite.sparsity import mask
+from svite.sparsity.cut import Unit
 from svite.sparsity.history import History, Update
 from svite.sparsity.layers import matching, uncovered
 from svite.sparsity.names import named_parameters
@@ -53,7 +54,9 @@ class Living:
     def _arrange(self, contests: Contests) -> None:
         self.contests = tuple(contests)
         self.pools, self.rules = tuple(pool for pool, _ in contests), tuple(rule for _, rule in contests)
-        self.units = {unit.name: unit for pool in self.pools for unit in pool.units}
+        units = [unit for pool in self.pools for unit in pool.units]
+        _refuse_overlap(units)
+        self.units = {unit.name: unit for unit in units}
         growing = [pool for pool, rule in contests if isinstance(rule, DropGrow)]
         # Units whose dead heads or neurons may be born, and wait for it with random incoming weights.
         self.waits = [unit for pool in growing for unit in pool.units if unit.is_structure]
@@ -135,6 +138,8 @@ class Living:
         Raises ValueError for a pattern that matches none, where nothing would be left to prune, and while attached;
         nothing has changed then.
         """
+        if not all(isinstance(layer, str) for layer in layers):
+            raise ValueError(f"Layers are named one by one, drop('head', 'blocks.0.*') say, not as {layers[0]!r}.")
         owners = [(name, unit) for unit in self.units for name in (unit, unit.rpartition(".")[0])]
         matched = set(matching([name for name, _ in owners], layers))
         dropped = list(dict.fromkeys(unit for name, unit in owners if name in matched))
@@ -148,8 +153,9 @@ class Living:
         lacks one (a classifier for other classes, a patch embedding of another size) is let go, and dense from now on.
         Build a new optimizer then, and call `svite.narrow` again where it was in use.
 
-        Raises ValueError for a model that shares no unit, and while attached; nothing has changed then.
+        Raises ValueError for a model that shares no unit or is not ready, and while attached; nothing has changed then.
         """
+        refuse_unready(model)
         parameters = named_parameters(model)
         dropped = self._misfits(parameters)
         self._let_go(dropped)
@@ -180,3 +186,18 @@ class Living:
         self.weights = {part.name: self.weights[part.name] for unit in self.units.values() for part in unit.parts}
         self.hold(alive)
         self.history.forget(dropped)
+
+
+def _refuse_overlap(units: Sequence[Unit]) -> None:
+    """ValueError where there is no unit, or where two would decide on one weight."""
+    if not units:
+        raise ValueError("There is nothing to prune: no unit came of the cut and the pools.")
+    if len({unit.name for unit in units}) < len(units):
+        raise ValueError("A unit is in two pools, or two units have one name; each needs a place of its own.")
+    holder: dict[str, str] = {}
+    for unit in units:
+        for part in unit.parts:
+            if holder.setdefault(part.name, unit.name) != unit.name:
+                raise ValueError(
+                    f"{part.name} is in two units, {holder[part.name]} and {unit.name}; only one can decide on it."
+                )

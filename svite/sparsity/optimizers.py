@@ -71,6 +71,8 @@ def checked(optimizer: Optimizer) -> Optimizer:
     Raises ValueError, by name, for one of which this is not known, for DeepSpeed's, and for timm's cautious ones, which
     count dead entries as disagreeing (arXiv 2411.16085).
     """
+    if isinstance(optimizer, Sequence):
+        raise ValueError("Optimizers of one step are given one by one, (a, b) say, and not as a list.")
     mixes_entries(optimizer)
     inner = unwrapped(optimizer)
     if any(group.get("caution") for group in inner.param_groups):

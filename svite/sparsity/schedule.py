@@ -1,6 +1,7 @@
 """How much and when: functions from the optimizer step to a value, and from the step to yes or no."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 from svite.sparsity.arguments import check
@@ -54,9 +55,13 @@ def cubic(start: float, stop: float, end: int, begin: int = 0) -> Schedule:
 def every(interval: int, until: int) -> Trigger:
     """True at `interval` and each `interval` steps after it, up to `until`.
 
-    Raises ValueError for an interval below one.
+    Warns where that is never. Raises ValueError for an interval below one.
     """
     check(interval=interval)
+    if 0 < until < interval:
+        warnings.warn(
+            f"The topology never changes: it may up to step {until}, and interval is {interval}.", stacklevel=4
+        )
     return lambda step: interval <= step <= until and step % interval == 0
 
 

@@ -24,6 +24,11 @@ def _finite(values: Float[Tensor, "..."]) -> bool:
     return bool(whole(values.sum()).isfinite()) or bool(whole(values.isfinite().all()))
 
 
+def _single(values: Tensor | None) -> Tensor | None:
+    """Half precision as single: squares of small gradients would be zeros, all equal."""
+    return values.float() if values is not None and values.dtype.itemsize < 4 else values
+
+
 class Scorer:
     """Evaluates scores of units, and keeps running sums of those that are averaged over batches.
 
@@ -42,7 +47,8 @@ class Scorer:
         values = {}
         for part in self.living.units[unit].parts:
             weight, generator = self.living.weights[part.name], seeded(self.seed, step, part.name)
-            values[part.name] = whole(score(Evidence(weight.detach(), weight.grad, generator, part.outgoing)))
+            seen = Evidence(_single(weight.detach()), _single(weight.grad), generator, part.outgoing)
+            values[part.name] = whole(score(seen))
         return self.living.units[unit].gather(values).abs()
 
     def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:

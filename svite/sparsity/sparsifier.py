@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from svite.sparsity import mask, topology, waiting
-from svite.sparsity.attach import Attachment
+from svite.sparsity.attach import Attachment, attached_to, owners, tell_of_loaded
 from svite.sparsity.living import Living, Rebound
 from svite.sparsity.optimizers import calm, checked, keep_state, mixes_entries, skipped, tell_of_factored, trained_by
 from svite.sparsity.ownership import frozen, listed, refuse_replaced, refuse_shared, refuse_untrained
@@ -62,21 +62,26 @@ class Sparsifier(Living):
         dense_moments: bool = False,
     ) -> None:
         rules = rule if isinstance(rule, Sequence) else (rule,) * len(pools)
+        if len(rules) != len(pools):
+            raise ValueError(f"There are {len(rules)} rules for {len(pools)} pools; give one rule, or one a pool.")
         super().__init__(model, tuple(zip(pools, rules, strict=True)))
         self.when, self.seed, self.dense_moments = when, seed, dense_moments
         self.step, self.calm_births, self._pending = 0, False, False
         self._begun, self._stepped = False, False  # the step that goes on: by `before_step`, and in an optimizer
+        self._restored = False  # whether a state was ever loaded
         self.attachment: Attachment | None = None
         self._watched: dict[Optimizer, RemovableHandle] = {}
         self._laying: tuple[RemovableHandle, ...] = ()
         self._resting: frozenset[str] = frozenset()
         self.followers: list[waiting.BeforeForward] = []  # hooks of the model that ask this sparsifier
+        self.lays, self._laid = True, False  # weights in waiting: at all, and already for this step
         self.scorer = Scorer(self, seed)
         start = topology.first(self.contests, self.scorer)
         if when(0):
             start = topology.selected(self.contests, self.scorer, start, 0)
         topology.refuse_empty(self.contests, start)
         self.begin(start)
+        waiting.quieten(model, self.weights)
         self._lay_before_forward()
 
     def _lay_before_forward(self) -> None:
@@ -87,27 +92,38 @@ class Sparsifier(Living):
             self._laying = (self.model.register_forward_pre_hook(self.followers[-1], prepend=True),)
 
     def __deepcopy__(self, memo: dict) -> "Sparsifier":
+        if self._begun:
+            raise ValueError("A copy would not end the step that goes on; copy after `after_step`.")
         copy = memo[id(self)] = object.__new__(type(self))
         own = {name: value for name, value in vars(self).items() if name not in ("attachment", "_watched")}
         vars(copy).update(deepcopy(own, memo), attachment=None, _watched={})
         for follower in copy.followers:
             follower.sparsifier = copy
         if self.attachment:
-            copy.attach(*deepcopy(self.attachment.optimizers, memo))
+            copy.attach(*deepcopy(self.attachment.optimizers, memo)).go_on_as(self.attachment, memo)
         return copy
+
+    def __reduce__(self) -> str | tuple:
+        raise TypeError("A sparsifier is not pickled, for schedules are code; save its `state_dict()`.")
 
     # Training
 
     @property
+    def _now(self) -> int:
+        """The step that gradients are for: the next one, while optimizers of the last may still come."""
+        return self.step + bool(self.attachment and self.attachment.is_open and self._stepped)
+
+    @property
     def update_due(self) -> bool:
         """Whether the next `before_step` changes the topology, given finite gradients."""
-        done = bool(self.updates) and self.updates[-1].step == self.step  # and then the optimizer's step was skipped
-        return self._pending or (self.step > 0 and self.when(self.step) and not done)
+        now = self._now
+        done = bool(self.updates) and self.updates[-1].step == now  # and then the optimizer's step was skipped
+        return self._pending or (now > 0 and self.when(now) and not done)
 
     @property
     def _looking(self) -> bool:
         """Whether this step's scores enter an update."""
-        return self.update_due or any(self.when(self.step + steps) for steps in range(1, self.batches))
+        return self.update_due or any(self.when(self._now + steps) for steps in range(1, self.batches))
 
     @property
     def wants_dense_gradient(self) -> bool:
@@ -170,14 +186,27 @@ class Sparsifier(Living):
                 self._update(optimizers)
         elif self.update_due:
             self._pending = True
+        self.mask_gradients(optimizers)
+
+    def mask_gradients(self, optimizers: Sequence[Optimizer]) -> None:
+        """Make dead gradients exactly zero, where these optimizers get them so."""
         for name in self.masked_gradients(*optimizers):
             if self.weights[name].grad is not None:
                 mask.silence(self.weights[name].grad, self.masks[name])
 
+    def mask_weights(self) -> None:
+        super().mask_weights()
+        self._laid = False
+
     @torch.no_grad()
     def finish(self) -> None:
-        """What `after_step` does, for hooks."""
+        """What `after_step` does."""
         self.mask_weights()
+        self.count_step()
+
+    @torch.no_grad()
+    def count_step(self) -> None:
+        """Move on, where an optimizer has stepped: also with what else a rule does at the end of a step."""
         if self._stepped:
             for pool, rule in self.contests:
                 if isinstance(rule, Proximal):
@@ -197,12 +226,13 @@ class Sparsifier(Living):
         return [name for whole, name in parts if whole or id(self.weights[name]) not in mixed]
 
     def lay_waiting(self, model: nn.Module) -> None:
-        """Before the forward pass of a step that decides on births: weights for heads and neurons in waiting."""
-        if self._looking:
-            ahead = (self.step + steps for steps in range(self.batches))
-            update = next((step for step in ahead if self.when(step)), self.step)
+        """Before the first forward pass of a step that decides on births: weights for heads and neurons in waiting."""
+        if self.lays and not self._laid and self._looking:
+            now = self._now
+            update = next((step for step in range(now, now + self.batches) if self.when(step)), now)
             at_rest(model)
             waiting.lay(self.waits, self.weights, self.masks, self.seed, update)
+            self._laid = True
 
     def watch(self, *optimizers: Optimizer) -> None:
         """Learn from now on whether one of these optimizers really steps.
@@ -212,7 +242,11 @@ class Sparsifier(Living):
         inner = [checked(optimizer) for optimizer in optimizers]
         refuse_replaced(self.weights, self.model)
         refuse_untrained(self.weights, inner)
-        refuse_shared(self.weights, [other.weights for other in self._others(inner)])
+        begun = [owner for owner in owners(inner) if isinstance(owner, Sparsifier) and owner._begun]
+        others = [other for other in (*begun, *attached_to(self.weights.values())) if other is not self]
+        refuse_shared(self.weights, [other.weights for other in dict.fromkeys(others)])
+        tell_of_loaded(inner, self._restored)
+        self.lays = True
         if inner == list(self._watched):
             return
         for handle in self._watched.values():
@@ -220,13 +254,6 @@ class Sparsifier(Living):
         self._watched = {optimizer: optimizer.register_step_post_hook(self._note) for optimizer in inner}
         for optimizer in inner:
             tell_of_factored(optimizer)
-
-    def _others(self, optimizers: Sequence[Optimizer]) -> list["Sparsifier"]:
-        """Who else takes part in a step of these optimizers now."""
-        hooks = [hook for optimizer in optimizers for hook in optimizer._optimizer_step_post_hooks.values()]
-        owners = [getattr(hook, "__self__", self) for hook in hooks]
-        others = [owner for owner in owners if isinstance(owner, Sparsifier) and owner is not self]
-        return [other for other in others if other.attachment or other._begun]
 
     def _note(self, optimizer: Optimizer, *_: Any) -> None:
         self._stepped = self._stepped or not skipped(optimizer)
@@ -298,6 +325,10 @@ class Sparsifier(Living):
             "scores": self.scorer.state_dict(),
         }
 
+    def refuse_other(self, state: Mapping[str, Any]) -> None:
+        """ValueError for a state of another model or method, and for a damaged one."""
+        refuse_other(self.state_dict(), state)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken; dead weights of the model become zero.
 
@@ -308,7 +339,10 @@ class Sparsifier(Living):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """As `load_state_dict`, but for the weights, which the same checkpoint brings along, sooner or later."""
-        refuse_other(self.state_dict(), state)
+        self.refuse_other(state)
+        self._restored, self._begun, self._stepped, self._laid = True, False, False, False
+        if self.attachment:
+            self.attachment.forget_step()
         self.step, self._pending = state["step"], state["pending"]
         self.history.load_state_dict(state["history"])
         self.scorer.load_state_dict(state["scores"])

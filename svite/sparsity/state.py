@@ -25,6 +25,13 @@ def plan(contests: Sequence[tuple[Pool, Rule]]) -> list[dict[str, Any]]:
 
 def refuse_other(own: Mapping[str, Any], state: Any) -> None:
     """Raise ValueError, saying what differs, for a state that is not of the sparsifier whose state is `own`."""
+    try:
+        _compare(own, state)
+    except (AttributeError, KeyError, TypeError, RuntimeError):
+        raise ValueError("The saved topology is damaged: its parts are of other kinds than what was saved.") from None
+
+
+def _compare(own: Mapping[str, Any], state: Any) -> None:
     missing = [key for key in own if not isinstance(state, Mapping) or key not in state]
     if missing:
         raise ValueError(f"The saved topology has no {', '.join(missing)}; it is no state that this svite wrote.")
@@ -48,6 +55,8 @@ def _damages(own: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[str]:
     """The places where a state has another form than this sparsifier's."""
     if type(state["step"]) is not int or state["step"] < 0:
         yield "step"
+    if type(state["pending"]) is not bool:
+        yield "pending"
     if len(own["plan"]) != len(state["plan"]):
         yield "plan"
     for place, before, now in (
@@ -61,6 +70,8 @@ def _damages(own: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"'alive' of {name}" for name, bits in own["alive"].items() if not _like(bits, state["alive"][name]))
     yield from _of_history(own["history"], state["history"])
     members = {name: tuple(shape[-2:]) for name, shape in own["shapes"].items()}
+    if type(state["scores"]["batches"]) is not int or state["scores"]["batches"] < 0:
+        yield "scores"
     sums = [each for score in state["scores"]["sums"].values() for each in score.items()]
     if any(name not in members or tuple(value.shape) != members[name] for name, value in sums):
         yield "scores"

@@ -8,6 +8,7 @@ computes what it did; but their gradient now says what this neuron could do. Who
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +49,29 @@ class BeforeForward:
     def __init__(self, sparsifier: "Sparsifier | None" = None) -> None:
         self.sparsifier = sparsifier
 
+    @property
+    def sparsifier(self) -> "Sparsifier | None":
+        """Who is asked, as long as anybody else holds it."""
+        return self._asked()
+
+    @sparsifier.setter
+    def sparsifier(self, sparsifier: "Sparsifier | None") -> None:
+        self._asked = ref(sparsifier) if sparsifier else lambda: None
+
     @torch.compiler.disable  # it draws numbers, which a compiler can't follow; the model's own code is compiled
     def __call__(self, model: nn.Module, _: tuple) -> None:
-        if self.sparsifier and model.training and torch.is_grad_enabled():
-            self.sparsifier.lay_waiting(model)
+        sparsifier = self.sparsifier
+        if sparsifier and model.training and torch.is_grad_enabled():
+            sparsifier.lay_waiting(model)
 
     def __reduce__(self) -> tuple:
         return BeforeForward, ()
+
+
+def quieten(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Let earlier sparsifiers of these weights lay nothing any more, until they are used again."""
+    own = {id(weight) for weight in weights.values()}
+    for hook in model._forward_pre_hooks.values():
+        earlier = hook.sparsifier if isinstance(hook, BeforeForward) else None
+        if earlier and not own.isdisjoint(map(id, earlier.weights.values())):
+            earlier.lays = False

@@ -68,9 +68,12 @@ def of_rows(rows: Sized, classes: Iterable[str] | None) -> Fingerprint:
 def _inside(rows: Sized) -> Iterable[str | bytes]:
     yield str(list(getattr(rows, "targets", ())))
     for at in evenly(len(rows), min(BLOCKS, len(rows))).tolist():
-        image, label = rows[at]
-        yield f"{label} {image.size}"
-        yield np.asarray(image).tobytes()
+        try:
+            image, label = rows[at]
+            yield f"{label} {image.size}"
+            yield np.asarray(image).tobytes()
+        except Exception as error:  # whatever a decoder raises; who trains on it will say so
+            yield type(error).__name__
 
 
 def of_pixels(split: Split) -> Fingerprint:

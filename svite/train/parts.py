@@ -1,6 +1,7 @@
 """The parts of a run, each made of its parameters: model, sparsifier, optimizer, schedule, average."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
     offered = {"steps": steps, "interval": run.recipe.interval, "seed": run.seed}
     shares = {name for name in SHARES if name in taken and taken[name].default is inspect.Parameter.empty}
     arguments = {name: value for name, value in offered.items() if name in taken} | dict.fromkeys(shares, run.density)
-    return method(model, **arguments)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The topology never changes")  # `told.at_rest` says it of a run
+        return method(model, **arguments)
 
 
 def takes(method: str, setting: str) -> bool:

@@ -75,7 +75,8 @@ class _Enter:
     def __call__(self, module: nn.Module, _: tuple) -> None:
         if self.sparsifier is None or not module.training or torch.compiler.is_compiling():
             return
-        if self.sparsifier.wants_dense_gradient:
+        narrowed = any("weight" in part.__dict__ for part in module.children())  # by an earlier call of `narrow`
+        if narrowed or self.unit not in self.sparsifier.units or self.sparsifier.wants_dense_gradient:
             return
         if 0 < len(index := self._living()) < self.sparsifier.units[self.unit].size:
             for owner, name, value in self.view(module, index):
