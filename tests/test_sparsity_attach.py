@@ -103,8 +103,9 @@ def test_a_topology_that_is_loaded_before_anybody_is_attached_is_told():
     saved, other = optimizer.state_dict(), vit()
     late = adamw(other)
     late.load_state_dict(saved)
+    made("svite", other).attach(late)
     with pytest.warns(UserWarning, match="loaded before the sparsifier was attached, and is not taken over; attach"):
-        made("svite", other).attach(late)
+        run(other, late, None, range(1))
     assert "with_topology" not in late.param_groups[0]
     optimizer.load_state_dict(saved)
     assert "with_topology" not in optimizer.param_groups[0]

@@ -243,13 +243,13 @@ struct Blocks {
 // Of the CPU, as torch dispatches, and of the type that data_ptr is asked for. What indices lead to, weights.py checks once.
 void expect(bool fits, const char* what) { TORCH_CHECK(fits, what, " do not fit; deploy the model again"); }
 
-// Indices are those that were checked if they lie where those did and nobody wrote to them since.
-void expect_checked(std::initializer_list<std::reference_wrapper<const Tensor>> indices, int64_t writes, int64_t places) {
+// Indices are those that were checked if they are the same tensors and nobody wrote to them since.
+void expect_checked(std::initializer_list<std::reference_wrapper<const Tensor>> indices, int64_t writes, int64_t tensors) {
   for (const Tensor& index : indices) {
-    places -= reinterpret_cast<int64_t>(index.const_data_ptr());
+    tensors -= reinterpret_cast<int64_t>(index.unsafeGetTensorImpl());
     writes -= index.is_inference() ? 0 : index._version();
   }
-  expect(places == 0 && writes == 0, "altered indices");
+  expect(tensors == 0 && writes == 0, "altered indices");
 }
 
 void expect_columns(const Tensor& x) {
@@ -309,15 +309,15 @@ Tensor csr_of(const Tensor& x, const Tensor& order, const Tensor& starts, const 
 }
 
 Tensor csr(const Tensor& x, const Tensor& order, const Tensor& starts, const Tensor& columns, const Tensor& values,
-           int64_t inputs, int64_t writes, int64_t places, const Optional& bias, const Optional& residual, bool activated) {
-  expect_checked({order, starts, columns}, writes, places);
+           int64_t inputs, int64_t writes, int64_t tensors, const Optional& bias, const Optional& residual, bool activated) {
+  expect_checked({order, starts, columns}, writes, tensors);
   const auto call = values.scalar_type() == at::kBFloat16 ? csr_of<at::BFloat16> : csr_of<float>;
   return call(x, order, starts, columns, values, inputs, bias, residual, activated);
 }
 
 Tensor blocks(const Tensor& x, const Tensor& starts, const Tensor& columns, const Tensor& values, int64_t inputs,
-              int64_t writes, int64_t places, const Optional& bias, const Optional& residual, bool activated) {
-  expect_checked({starts, columns}, writes, places);
+              int64_t writes, int64_t tensors, const Optional& bias, const Optional& residual, bool activated) {
+  expect_checked({starts, columns}, writes, tensors);
   expect(x.dim() == 3 && x.size(1) == inputs && starts.dim() == 1 && starts.numel() > 0 && starts.is_contiguous() &&
              columns.dim() == 1 && columns.is_contiguous() && values.dim() == 3 && values.is_contiguous() &&
              values.size(0) == columns.size(0) && values.size(1) == values.size(2) && values.size(2) > 0 &&
@@ -441,8 +441,8 @@ Tensor attention(const Tensor& qkv, int64_t heads, int64_t together, int64_t tok
 TORCH_LIBRARY(svite, library) {
   const auto cpu = [](auto* kernel) { return torch::dispatch(c10::kCPU, kernel); };
   library.def("dense(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(dense));
-  library.def("csr(Tensor x, Tensor order, Tensor starts, Tensor columns, Tensor values, int inputs, int writes, int places, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(csr));
-  library.def("blocks(Tensor x, Tensor starts, Tensor columns, Tensor values, int inputs, int writes, int places, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(blocks));
+  library.def("csr(Tensor x, Tensor order, Tensor starts, Tensor columns, Tensor values, int inputs, int writes, int tensors, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(csr));
+  library.def("blocks(Tensor x, Tensor starts, Tensor columns, Tensor values, int inputs, int writes, int tensors, Tensor? bias, Tensor? residual, bool activated) -> Tensor", cpu(blocks));
   library.def("layer_norm(Tensor x, Tensor? weight, Tensor? bias, float epsilon) -> Tensor", cpu(layer_norm));
   library.def("attention(Tensor qkv, int heads, int images, int tokens, float scale) -> Tensor", cpu(attention));
 }

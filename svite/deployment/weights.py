@@ -54,8 +54,8 @@ class _Compressed(Weights):
     """Values that live, row by row: where each row starts among them, and the column of each.
 
     A kernel goes wherever these lead it. So they are checked once, when they are loaded, copied or moved, and the
-    kernel refuses indices that lie elsewhere or were written to since; shapes, types and layouts it compares at each
-    call.
+    kernel refuses indices that are other tensors or were written to since; shapes, types and layouts it compares at
+    each call.
 
     Raises ValueError for indices that lead out of the layer; `load_state_dict` lists it among its errors.
     """
@@ -82,12 +82,12 @@ class _Compressed(Weights):
         self.remember()
 
     def remember(self) -> None:
-        """Where the indices lie, and how often they were written to until now: who finds them so need not check."""
+        """Which tensors the indices are, and how often they were written to until now: so the kernel wants them."""
         names = [name for name in self.read if name != "values"]
         with torch.inference_mode(False):  # tensors of that mode don't tell how often
             self._buffers |= {name: self._buffers[name].clone() for name in names if self._buffers[name].is_inference()}
         indices = [self._buffers[name] for name in names]
-        self.sizes = (self.sizes[0], sum(index._version for index in indices), sum(map(Tensor.data_ptr, indices)))
+        self.sizes = (self.sizes[0], sum(index._version for index in indices), sum(index._cdata for index in indices))
 
     def check(self, held: Mapping[str, Tensor | None]) -> None:
         """Refuse tensors that would lead a kernel out of them or of its input.

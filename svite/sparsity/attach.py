@@ -3,8 +3,8 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -139,16 +139,15 @@ class Attachment:
         self._coming = None
 
 
-@dataclass(frozen=True)
 class GradientHook:
-    """What an attachment hangs on a weight; it tells who masks it."""
+    """What an attachment hangs on a weight; it tells who masks it, as long as an optimizer's hooks keep that alive."""
 
-    attachment: Attachment
-    name: str
-    masked: bool
+    def __init__(self, attachment: Attachment, name: str, masked: bool) -> None:
+        self.attachment, self.name, self.masked = ref(attachment), name, masked
 
     def __call__(self, _: Tensor) -> None:
-        self.attachment.accumulated(self.name, self.masked)
+        if attachment := self.attachment():
+            attachment.accumulated(self.name, self.masked)
 
 
 def _on_gradient(weight: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
@@ -168,7 +167,8 @@ def owners(optimizers: Iterable[Optimizer]) -> list[Any]:
 def attached_to(weights: Iterable[Tensor]) -> list["Sparsifier"]:
     """Who masks the gradients of these weights by hooks, by whatever optimizer."""
     hooks = [hook for weight in weights for hook in (weight._post_accumulate_grad_hooks or {}).values()]
-    return [hook.attachment.sparsifier for hook in hooks if isinstance(hook, GradientHook)]
+    attachments = [hook.attachment() for hook in hooks if isinstance(hook, GradientHook)]
+    return [attachment.sparsifier for attachment in attachments if attachment]
 
 
 def tell_of_loaded(optimizers: Iterable[Optimizer], taken_over: bool) -> None:

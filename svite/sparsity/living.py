@@ -138,8 +138,8 @@ class Living:
         Raises ValueError for a pattern that matches none, where nothing would be left to prune, and while attached;
         nothing has changed then.
         """
-        if not all(isinstance(layer, str) for layer in layers):
-            raise ValueError(f"Layers are named one by one, drop('head', 'blocks.0.*') say, not as {layers[0]!r}.")
+        if odd := [layer for layer in layers if not isinstance(layer, str)]:
+            raise ValueError(f"Layers are named one by one, drop('head', 'blocks.0.*') say, not as {odd[0]!r}.")
         owners = [(name, unit) for unit in self.units for name in (unit, unit.rpartition(".")[0])]
         matched = set(matching([name for name, _ in owners], layers))
         dropped = list(dict.fromkeys(unit for name, unit in owners if name in matched))

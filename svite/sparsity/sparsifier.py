@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
+from itertools import count
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.schedule import Trigger
 from svite.sparsity.score import NEEDS_GRADIENT
 from svite.sparsity.scoring import Scorer
-from svite.sparsity.sharded import at_rest
+from svite.sparsity.sharded import at_rest, local
 from svite.sparsity.state import plan, refuse_other
+
+_clock = count(1)  # of events of this process
 
 
 class Sparsifier(Living):
@@ -67,14 +70,15 @@ class Sparsifier(Living):
         super().__init__(model, tuple(zip(pools, rules, strict=True)))
         self.when, self.seed, self.dense_moments = when, seed, dense_moments
         self.step, self.calm_births, self._pending = 0, False, False
-        self._begun, self._stepped = False, False  # the step that goes on: by `before_step`, and in an optimizer
+        self._built, self._begun = next(_clock), 0  # when, and when the step that goes on by hand, if one does
+        self._stepped = False  # whether an optimizer has taken it
         self._restored = False  # whether a state was ever loaded
         self.attachment: Attachment | None = None
         self._watched: dict[Optimizer, RemovableHandle] = {}
         self._laying: tuple[RemovableHandle, ...] = ()
         self._resting: frozenset[str] = frozenset()
         self.followers: list[waiting.BeforeForward] = []  # hooks of the model that ask this sparsifier
-        self.lays, self._laid = True, False  # weights in waiting: at all, and already for this step
+        self.lays, self._laid = True, ()  # weights in waiting: whether at all, and how they were left
         self.scorer = Scorer(self, seed)
         start = topology.first(self.contests, self.scorer)
         if when(0):
@@ -104,7 +108,7 @@ class Sparsifier(Living):
         return copy
 
     def __reduce__(self) -> str | tuple:
-        raise TypeError("A sparsifier is not pickled, for schedules are code; save its `state_dict()`.")
+        raise TypeError("A sparsifier is neither pickled nor copied in part: save `state_dict()`, or `deepcopy` it.")
 
     # Training
 
@@ -153,7 +157,7 @@ class Sparsifier(Living):
         if self._begun and self._stepped:
             raise ValueError("A step has no `after_step`; call it when the optimizers have stepped, before the next.")
         self.prepare(optimizers)
-        self._begun = True
+        self._begun = next(_clock)
 
     def after_step(self) -> None:
         """After the optimizers' steps: dead weights become exactly zero, and the step counter moves on.
@@ -165,7 +169,7 @@ class Sparsifier(Living):
         if not self._begun:
             raise ValueError("A step has no `before_step`; call it between backward and the optimizers' steps.")
         self.finish()
-        self._begun = False
+        self._begun = 0
 
     def _refuse_attached(self) -> None:
         if self.attachment:
@@ -176,14 +180,17 @@ class Sparsifier(Living):
 
     def prepare(self, optimizers: Sequence[Optimizer]) -> None:
         """What `before_step` does, for hooks."""
+        laid = self.lays or not self.waits  # for births of this step; who was left alone finds nothing in waiting
         self.watch(*optimizers)
+        tell_of_loaded(self._watched, self._restored)
         self._stepped = False
         if self._looking and self.scorer.gradients_are_finite():
             self._let_rest()
             if self.batches > 1:
                 self.scorer.gather({score for rule in self.rules for score in rule.scores}, self.step, self._resting)
-            if self.update_due:
+            if self.update_due and laid:
                 self._update(optimizers)
+            self._pending = self._pending or not laid
         elif self.update_due:
             self._pending = True
         self.mask_gradients(optimizers)
@@ -193,10 +200,6 @@ class Sparsifier(Living):
         for name in self.masked_gradients(*optimizers):
             if self.weights[name].grad is not None:
                 mask.silence(self.weights[name].grad, self.masks[name])
-
-    def mask_weights(self) -> None:
-        super().mask_weights()
-        self._laid = False
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -227,12 +230,16 @@ class Sparsifier(Living):
 
     def lay_waiting(self, model: nn.Module) -> None:
         """Before the first forward pass of a step that decides on births: weights for heads and neurons in waiting."""
-        if self.lays and not self._laid and self._looking:
+        if self.lays and self._looking and self._laid != self._versions():
             now = self._now
             update = next((step for step in range(now, now + self.batches) if self.when(step)), now)
             at_rest(model)
             waiting.lay(self.waits, self.weights, self.masks, self.seed, update)
-            self._laid = True
+            self._laid = self._versions()
+
+    def _versions(self) -> tuple[int, ...]:
+        """How often the weights that may wait were written to."""
+        return tuple(local(self.weights[part.name])._version for unit in self.waits for part in unit.parts)
 
     def watch(self, *optimizers: Optimizer) -> None:
         """Learn from now on whether one of these optimizers really steps.
@@ -242,10 +249,10 @@ class Sparsifier(Living):
         inner = [checked(optimizer) for optimizer in optimizers]
         refuse_replaced(self.weights, self.model)
         refuse_untrained(self.weights, inner)
-        begun = [owner for owner in owners(inner) if isinstance(owner, Sparsifier) and owner._begun]
+        # A step that began before this sparsifier was built was abandoned.
+        begun = [owner for owner in owners(inner) if isinstance(owner, Sparsifier) and owner._begun > self._built]
         others = [other for other in (*begun, *attached_to(self.weights.values())) if other is not self]
         refuse_shared(self.weights, [other.weights for other in dict.fromkeys(others)])
-        tell_of_loaded(inner, self._restored)
         self.lays = True
         if inner == list(self._watched):
             return
@@ -268,14 +275,15 @@ class Sparsifier(Living):
     def attach(self, *optimizers: Optimizer) -> Attachment:
         """Hook into the optimizers of a step, for a loop that is not yours; `.remove()` takes the hooks off again.
 
-        Gradients are masked as they accumulate, so clipping sees them masked; where an update is due they stay dense.
+        A step, as `steps` counts them, is what the optimizers do between two backward passes. Gradients are masked as
+        they accumulate, so clipping sees them masked; where an update is due they stay dense.
         An optimizer's state_dict carries this one's, so a loop that resumes its optimizers resumes the topology.
 
         Raises ValueError as `before_step` does, and for weights that another attached sparsifier masks; later, when a
         state without a topology or with another one's is loaded.
         """
         self._refuse_attached()
-        self.attachment = Attachment(self, optimizers)
+        self.attachment, self._begun = Attachment(self, optimizers), 0
         return self.attachment
 
     def _update(self, optimizers: Sequence[Optimizer]) -> None:
@@ -340,7 +348,7 @@ class Sparsifier(Living):
     def restore(self, state: Mapping[str, Any]) -> None:
         """As `load_state_dict`, but for the weights, which the same checkpoint brings along, sooner or later."""
         self.refuse_other(state)
-        self._restored, self._begun, self._stepped, self._laid = True, False, False, False
+        self._restored, self._begun, self._stepped, self._laid = True, 0, False, ()
         if self.attachment:
             self.attachment.forget_step()
         self.step, self._pending = state["step"], state["pending"]

@@ -56,6 +56,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
 def _link(path: Path, other: Path) -> None:
     """Give a file a second name; where the file system knows none (FAT, some networks), a copy."""
+    other.unlink(missing_ok=True)  # of a killed process that had this one's number
     try:
         os.link(path, other)
     except OSError:

@@ -11,7 +11,7 @@ from svite.train.data import Split, evenly
 from svite.train.found import Found, Slice
 
 Fingerprint = dict[str, str]  # of each class or shard
-SEEN = 1_000  # images that are looked into, of a split of whatever size
+SEEN = 1_000  # images of a split that are looked into, and one of each class in any case
 BLOCKS, BLOCK = 16, 4096  # and what is read of each: all of a short one, blocks at equal distances of a long one
 
 
@@ -66,7 +66,7 @@ def of_rows(rows: Sized, classes: Iterable[str] | None) -> Fingerprint:
 
 
 def _inside(rows: Sized) -> Iterable[str | bytes]:
-    yield str(list(getattr(rows, "targets", ())))
+    yield np.asarray(getattr(rows, "targets", ())).tobytes()
     for at in evenly(len(rows), min(BLOCKS, len(rows))).tolist():
         try:
             image, label = rows[at]

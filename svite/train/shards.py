@@ -38,7 +38,7 @@ from svite.train.stored import Stored
 PARTS = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # as WebDataset parts a name into the sample's key and what is of it
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MOST = 1_000_000  # shards of a pattern
-CLASSES = 2**31  # more than any number of a class
+CLASSES = 2**31  # more than anybody has
 AHEAD = 2  # shards that are fetched while another is read
 
 
@@ -76,9 +76,9 @@ def _sample(file: BinaryIO, key: str, parts: dict[str, tarfile.TarInfo]) -> Samp
         file.seek(said.offset_data)
         content = json.loads(file.read(said.size))
         label = content["label"] if isinstance(content, dict) else content
-        if (type(label) is not int and not str(label).isdecimal()) or not 0 <= int(label) < CLASSES:
+        if isinstance(label, bool) or float(label) != int(label) or abs(int(label)) > CLASSES:
             raise ValueError(label)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError(f"sample '{key}' has no class: no whole number in .cls, none as label in .json") from None
     return Sample(key, int(label), picture.offset_data, picture.size)
 

@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Int
 from PIL import Image
 from timm.data import create_dataset
+from timm.data.dataset_factory import _search_split
 from torch import Tensor
 
 from svite.recipe import Images
@@ -79,7 +80,7 @@ def torchvision(images: Images, split: str) -> Stored:
     Raises FileNotFoundError where a folder of splits has no such split.
     """
     if images.name in FOLDERS:
-        return files(images, split)
+        return files(images, Path(_search_split(images.root, split)).name)  # `val` for `validation`, say
     found = create_dataset(images.name, root=images.root, split=split)
     classes = getattr(found, "classes", None)
     return Stored(range(len(found)), found.__getitem__, classes, of_rows(found, classes), title=images.name)

@@ -136,12 +136,12 @@ class Viewed(Dataset):
                 pixels = eight_bits(image, self.shape[0])
             if label is None or label < 0:
                 raise ValueError("it has no class")
-            seed_all(self.seed, wanted.epoch, wanted.position)
-            return Seen(self.transform(pixels), label)
         except Unavailable:
             raise
         except Exception as error:  # whatever a decoder raises at foreign bytes
             return Seen(torch.zeros(self.shape), -1, str(error).split(" <")[0] or type(error).__name__)
+        seed_all(self.seed, wanted.epoch, wanted.position)
+        return Seen(self.transform(pixels), label)
 
 
 def collate(batch: list[Seen] | Unavailable) -> Seen | Unavailable:
