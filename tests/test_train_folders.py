@@ -209,6 +209,8 @@ def test_torchvisions_folders_are_read_as_any_others(tmp_path):
     plain = loaded(Images(root=str(tmp_path), workers=0), batch=3)
     assert named.fingerprint == plain.fingerprint
     assert same(epoch_of(named), epoch_of(plain))
+    (tmp_path / "validation").rename(tmp_path / "val")  # as timm calls it too
+    assert loaded(Images(name="torch/image_folder", root=str(tmp_path), workers=0)).fingerprint == plain.fingerprint
 
 
 def test_where_no_validation_image_can_be_read_that_is_said(tmp_path):

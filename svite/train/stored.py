@@ -80,7 +80,8 @@ def torchvision(images: Images, split: str) -> Stored:
     Raises FileNotFoundError where a folder of splits has no such split.
     """
     if images.name in FOLDERS:
-        return files(images, Path(_search_split(images.root, split)).name)  # `val` for `validation`, say
+        found = Path(_search_split(images.root, split))  # `val` for `validation`, say; the root itself for nothing
+        return files(images, split if found == Path(images.root) else found.name)
     found = create_dataset(images.name, root=images.root, split=split)
     classes = getattr(found, "classes", None)
     return Stored(range(len(found)), found.__getitem__, classes, of_rows(found, classes), title=images.name)
