@@ -27,6 +27,7 @@ def test_only_2_of_4_fits():
     assert not _fits(torch.ones(64, 64))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor is in prototype stage")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_outputs_of_the_masked_model():

@@ -213,6 +213,17 @@ def test_who_was_detached_before_an_update_looks_at_the_next_step():
     assert all(update.born for update in sparsifier.updates[:2])
 
 
+def test_who_was_detached_while_scores_are_averaged_updates_no_sooner():
+    model = vit()
+    sparsifier = methods.s2vite(model, heads=0.5, neurons=0.5, steps=STEPS, interval=4, batches=3)
+    optimizer = adamw(model)
+    sparsifier.attach(optimizer)
+    run(model, optimizer, None, range(2))
+    sparsifier.attachment.remove()
+    run(model, optimizer, sparsifier, range(2, STEPS))
+    assert [update.step for update in sparsifier.updates] == [4, 8, 12, 16]
+
+
 # Copies and states in the middle of a step
 
 

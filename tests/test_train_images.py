@@ -352,3 +352,22 @@ def test_a_killed_worker_is_told_of_in_one_sentence(root, children):
     with pytest.raises(RuntimeError, match=r"^A process that reads images has died.*fewer data\.workers.*checkpoint"):
         list(batches)
     assert same(epoch_of(source), epoch_of(loaded(here(root))))  # others take its place
+
+
+@WORKERS
+def test_who_starts_the_workers_outlives_what_the_training_is_told(root, children):
+    source = loaded(here(root, workers=1))
+    batches = source.batches(0, 0, Share())
+    next(batches)
+    (worker,) = children()
+    server = worker.parent()
+    assert server.pid != os.getpid()
+    server.send_signal(signal.SIGTERM)
+    assert len(list(batches)) == 5
+    assert server.is_running()
+    batches = source.batches(1, 0, Share())
+    next(batches)
+    (worker,) = children()
+    worker.send_signal(signal.SIGTERM)  # so does a loader end what hangs
+    with pytest.raises(RuntimeError, match="has died"):
+        list(batches)

@@ -184,15 +184,15 @@ class Sparsifier(Living):
         self.watch(*optimizers)
         tell_of_loaded(self._watched, self._restored)
         self._stepped = False
-        if self._looking and self.scorer.gradients_are_finite():
+        looked = self._looking and self.scorer.gradients_are_finite()
+        if looked:
             self._let_rest()
             if self.batches > 1:
                 self.scorer.gather({score for rule in self.rules for score in rule.scores}, self.step, self._resting)
-            if self.update_due and laid:
+        if self.update_due:
+            self._pending = True  # until it is done
+            if looked and laid:
                 self._update(optimizers)
-            self._pending = self._pending or not laid
-        elif self.update_due:
-            self._pending = True
         self.mask_gradients(optimizers)
 
     def mask_gradients(self, optimizers: Sequence[Optimizer]) -> None:
@@ -306,6 +306,7 @@ class Sparsifier(Living):
         other = model is not self.model
         said = super().rebind(model)
         if other:
+            self.followers.clear()  # they are hooks of the model that was
             self._lay_before_forward()
         return said
 

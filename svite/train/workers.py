@@ -1,7 +1,9 @@
 """Processes that read images ahead of the training."""
 
 import os
+import signal
 from collections.abc import Generator, Iterable
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import torch
@@ -50,9 +52,17 @@ def _forkserver() -> Any:
     """
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["svite.train.views"])
+    resource_tracker.ensure_running()  # to start it would let SIGTERM through again
+    # Where all of the training's processes are told to end, the server may not, for its workers would end with it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
 def _apart(worker: int) -> None:
     """Let no signal reach a worker that is meant for the training: it first saves, and then ends its workers."""
     os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which it does
