@@ -1,6 +1,7 @@
 """svite: train and prune sparse Vision Transformers."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -12,7 +13,6 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "methods": "svite.methods",
-    "penalty": "svite.penalty",
     "tokens": "svite.tokens",
     "Sparsifier": "svite.sparsity.sparsifier",
     "advise": "svite.deployment.advise",
@@ -38,6 +38,9 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that `import svite` costs nothing."""
+    if name == "penalty":
+        warnings.warn("svite.penalty is svite.methods now.", DeprecationWarning, stacklevel=2)
+        return import_module("svite.methods")
     if name not in _HOMES:
         raise AttributeError(f"module 'svite' has no attribute '{name}'")
     home = import_module(_HOMES[name])

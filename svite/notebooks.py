@@ -11,7 +11,6 @@ times, process ids, addresses or progress lines.
 import argparse
 import ast
 import ctypes
-import hashlib
 import json
 import os
 import re
@@ -19,23 +18,14 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-SOURCES, COPIES = Path("notebooks"), Path(".nb")
+from svite import code
+from svite.study import METHODS
+
+SOURCES, COPIES, CODE = Path("notebooks"), Path(".nb"), Path(".nb/code")
 EXECUTED, SCRATCH = Path("reports/notebooks"), Path(".scratch/notebooks")
-CODE = (  # what training and evaluation run, methods aside
-    *(
-        "svite/__init__.py",
-        "svite/_torchvision.py",
-        "svite/paths.py",
-        "svite/recipe.py",
-        "svite/study.py",
-        "svite/yaml.py",
-    ),
-    *("svite/sparsity", "svite/vit", "svite/store", "svite/tokens", "svite/train"),
-)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PROGRESS = re.compile(r"^epoch .*\n?", re.MULTILINE)  # live on the terminal, never saved
 PLAIN = {"ValueError", "FileNotFoundError", "OSError", "MemoryError"}  # their sentence is enough
@@ -78,12 +68,16 @@ def _document(cells: list[dict]) -> dict:
     return {"cells": cells, "metadata": {"kernelspec": KERNEL}, "nbformat": 4, "nbformat_minor": 5}
 
 
-def write(notebook: dict, path: Path) -> None:
-    """Write the notebook in one fixed form, whole or not at all."""
-    text = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False)
+def _text(notebook: dict) -> str:
+    """The notebook in one fixed form."""
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write(text: str, path: Path) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
@@ -100,20 +94,38 @@ def read_notebook(path: Path) -> dict:
 
 
 def clean() -> None:
-    """Make .nb/ hold the canonical copy of every numbered notebook, checksums of the code, and nothing else."""
-    sources = sorted(SOURCES.glob("*.ipynb"))
-    for stale in set(COPIES.glob("*.ipynb")) - {COPIES / source.name for source in sources}:
+    """Make .nb/ hold `copies`, and no more."""
+    made = copies()
+    for stale in {path for path in COPIES.rglob("*") if path.is_file()} - made.keys():
         stale.unlink()
-    for source in sources:
-        write(canonical(read_notebook(source)), COPIES / source.name)
-    COPIES.mkdir(exist_ok=True)
-    (COPIES / "training.txt").write_text(checksums(CODE))
+    for path, text in made.items():
+        write(text, path)
 
 
-def checksums(paths: Iterable[str]) -> str:
-    """A line a file, of these and of those in these folders: what a stage depends on in place of all of them."""
-    files = sorted(file for path in map(Path, paths) for file in [path, *path.rglob("*.py")] if file.is_file())
-    return "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file}\n" for file in files)
+def copies() -> dict[Path, str]:
+    """The canonical copy of every numbered notebook, and what each of them and every method runs of svite."""
+    notebooks = {source: canonical(read_notebook(source)) for source in sorted(SOURCES.glob("*.ipynb"))}
+    running = {source.stem: code.reached(_code_of(notebook, source)) for source, notebook in notebooks.items()}
+    try:
+        running |= {f"methods/{method}": code.behind_method(method) for method in METHODS}
+        listed = {CODE / f"{name}.txt": code.checksums(modules) for name, modules in running.items()}
+    except SyntaxError as error:
+        raise NotebookError(f"{error.filename}, line {error.lineno}, is no Python ({error.msg}).") from None
+    return {COPIES / source.name: _text(notebook) for source, notebook in notebooks.items()} | listed
+
+
+def _code_of(notebook: dict, path: Path) -> list[str]:
+    """The cells of code, magic commands turned into Python."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    python = TransformerManager().transform_cell
+    cells = [python(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        try:
+            ast.parse(cell)
+        except SyntaxError as error:
+            raise NotebookError(f"{path} has a cell that is no Python ({error.msg}: {error.text!r}).") from None
+    return cells
 
 
 # ---- parameters ---------------------------------------------------------------------------------
@@ -287,7 +299,7 @@ def run(name: str, key: str | None, sections: list[str], parameters: list[str]) 
     outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
     if any(o["output_type"] == "error" for o in outputs):  # SystemExit(0) passes for success
         raise NotebookError(f"{name} left by sys.exit before its end: later cells never ran.")
-    write(settled(executed), result)
+    write(_text(settled(executed)), result)
     attempt.unlink()
     return result
 

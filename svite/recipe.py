@@ -183,6 +183,8 @@ def sentence(error: ValidationError, where: str, kind: type[Strict]) -> str:
     loc = [*first["loc"]]
     if loc[:1] == ["data"]:
         del loc[1:2]  # which of the two it can be
+    if not loc:  # of no key by itself: it says which
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}."
     got = f"(got {shown(first['input'])})"
     if first["type"] == "extra_forbidden":
         said = f"is not a known key {got}; {near(loc[-1], _keys(kind, loc[:-1]), 'keys')}"

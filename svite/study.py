@@ -1,11 +1,13 @@
 """The study as `params.yaml` states it, and the runs that follow from it. Imports no torch."""
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from svite import options as its
 from svite.recipe import Fraction, Images, Model, Place, PositiveInt, Recipe, Strict, near, read
 
 DENSE, HALF = "dense", "half"
@@ -37,6 +39,7 @@ class Run(Strict):
     """One training run: everything that its result is a function of, data aside."""
 
     method: str
+    options: dict[str, Any] = Field(default={}, description="the method's own arguments: fraction: 0.3, pool: uniform")
     density: Fraction = 1.0
     seed: int = Field(default=0, ge=0, lt=2**32)
     model: Model
@@ -48,19 +51,29 @@ class Run(Strict):
     def _method_exists(cls, method: str) -> str:
         return method if method in (DENSE, HALF) else _known(method)
 
+    @model_validator(mode="after")
+    def _the_method_takes_its_options(self) -> Any:
+        if self.method in METHODS:
+            its.refuse_wrong(self.method, self.options)
+        elif self.options:
+            raise ValueError(f"options: {self.method} has none")
+        if len(self.key.encode()) > LONGEST:
+            raise ValueError(f"options: with them in their names its files' pass {LONGEST} bytes; give the run a name")
+        return self
+
     @property
     def key(self) -> str:
         """What the run's files are called."""
-        return self.name or key(self.method, self.density, self.seed)
+        return self.name or key(self.method, self.density, self.seed, self.options)
 
 
-def key(method: str, density: float, seed: int) -> str:
+def key(method: str, density: float, seed: int, options: Mapping[str, Any] = {}) -> str:
     """The name of a run's files.
 
-    >>> key("svite", 0.3, 0), key("dense", 1.0, 2)
-    ('svite-0.3-0', 'dense-2')
+    >>> key("svite", 0.3, 0), key("svite", 0.3, 0, {"pool": "uniform"}), key("dense", 1.0, 2)
+    ('svite-0.3-0', 'svite-0.3-0-pool-uniform', 'dense-2')
     """
-    return f"{method}-{seed}" if method in (DENSE, HALF) else f"{method}-{density:g}-{seed}"
+    return f"{method}-{seed}" if method in (DENSE, HALF) else f"{method}-{density:g}-{seed}{its.words(options)}"
 
 
 class Training(Run):

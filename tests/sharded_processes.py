@@ -184,7 +184,6 @@ def attached(model: nn.Module) -> dict:
     """Ten clipped steps in a loop that knows no sparsifier, with an EMA in each form that is kept as sparse."""
     sparsifier = made("svite", model)
     optimizer = adamw(model)
-    sparsifier.calm_births = True
     sparsifier.attach(optimizer)
     norms, copies = [], [vit(1), sharded(vit(1))]
     for step in range(STEPS):

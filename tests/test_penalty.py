@@ -103,7 +103,7 @@ def test_the_weak_die_early_but_never_below_the_density(scores, data):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_penalty_ends_at_the_asked_density_and_the_dead_stay_dead(method, optimizer):
     model = vit(**DEEP)
-    sparsifier = getattr(svite.penalty, method)(model, 0.5, STEPS, interval=4, strength=1.0)
+    sparsifier = getattr(methods, method)(model, 0.5, STEPS, interval=4, strength=1.0)
     made, before = OPTIMIZERS[optimizer](model), counts(sparsifier)
     for _ in train(model, made, sparsifier):
         now = counts(sparsifier)
@@ -194,3 +194,8 @@ def test_branches_are_found_by_name_or_refused():
         branches(vit(**DEEP), ["blocks.9.mlp"])
     with pytest.raises(ValueError, match=r"A density of 0\.05 leaves none of 4 members alive"):
         methods.layer(vit(**DEEP), 0.05, STEPS)
+
+
+def test_the_old_home_of_penalties_still_works():
+    with pytest.warns(DeprecationWarning, match=r"^svite\.penalty is svite\.methods now\.$"):
+        assert svite.penalty is methods

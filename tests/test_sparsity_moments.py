@@ -136,23 +136,6 @@ def test_the_born_start_at_zero_with_fresh_moments_and_the_living_keep_theirs():
     assert births > 0
 
 
-def test_calm_births_start_with_the_mean_second_moment_of_the_living():
-    model = vit()
-    optimizer, sparsifier = adamw(model), made("svite", model)
-    sparsifier.calm_births = True
-    run(model, optimizer, sparsifier, range(4))
-    backward(model.zero_grad() or model, 4)
-    before = alive_of(sparsifier)
-    sparsifier.before_step(optimizer)
-    for name, weight in sparsifier.weights.items():
-        born, second = sparsifier.masks[name] & ~before[name], optimizer.state[weight]["exp_avg_sq"]
-        stayed = sparsifier.masks[name] & before[name]
-        torch.testing.assert_close(second[born], second[stayed][second[stayed] > 0].mean().expand(int(born.sum())))
-        assert not optimizer.state[weight]["exp_avg"][born].any()
-        assert not second[~sparsifier.masks[name]].any()
-    assert sparsifier.updates[-1].born > 0
-
-
 def regrowing() -> tuple[nn.Linear, torch.optim.Optimizer, Sparsifier]:
     """Four weights, two alive; at step 1 the smaller is dropped and has the largest gradient, so it grows again."""
     model = nn.Linear(4, 1, bias=False)

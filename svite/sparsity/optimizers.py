@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from svite.sparsity.mask import silence
-from svite.sparsity.sharded import local, whole
 
 MIXING = frozenset({"Kron", "Muon"})
 ELEMENTWISE = frozenset(
@@ -111,19 +110,3 @@ def keep_state(optimizers: Sequence[Optimizer], keep: Mapping[Tensor, Tensor]) -
         for value in state_of(parameter, optimizers).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 silence(value, kept)
-
-
-@torch.no_grad()
-def calm(optimizers: Sequence[Optimizer], born: Mapping[Tensor, Tensor]) -> None:
-    """Start the second moment of newborn weights at the mean of the living ones of their tensor.
-
-    Adam counts steps per tensor, so a newborn with no second moment takes steps up to 6.5 times as long as Adam's
-    bias correction allows a new parameter; with the mean they are as long as everybody's.
-    """
-    for parameter, newborn in born.items():
-        second = state_of(parameter, optimizers).get("exp_avg_sq")
-        if second is None or second.shape != parameter.shape:
-            continue
-        living = whole(second)
-        if bool((living > 0).any()):
-            local(second).masked_fill_(local(newborn), living[living > 0].mean())

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from svite.sparsity import mask, topology, waiting
 from svite.sparsity.attach import Attachment, attached_to, owners, tell_of_loaded
 from svite.sparsity.living import Living, Rebound
-from svite.sparsity.optimizers import calm, checked, keep_state, mixes_entries, skipped, tell_of_factored, trained_by
+from svite.sparsity.optimizers import checked, keep_state, mixes_entries, skipped, tell_of_factored, trained_by
 from svite.sparsity.ownership import frozen, listed, refuse_replaced, refuse_shared, refuse_untrained
 from svite.sparsity.pool import Pool
 from svite.sparsity.proximal import Proximal, pull
@@ -49,9 +49,6 @@ class Sparsifier(Living):
         when: at which steps; step 0 is now.
         seed: of random topologies, random growth and weights in waiting.
         dense_moments: leave gradients and optimizer state unmasked, as the reference code of SViTE does.
-
-    Set `calm_births` to start newborn weights with the mean second moment of the living: their first steps under Adam
-    are then as long as a living weight's, not 4.5 times as long (and end worse where it was measured: docs/LOG.md).
     """
 
     def __init__(
@@ -69,7 +66,7 @@ class Sparsifier(Living):
             raise ValueError(f"There are {len(rules)} rules for {len(pools)} pools; give one rule, or one a pool.")
         super().__init__(model, tuple(zip(pools, rules, strict=True)))
         self.when, self.seed, self.dense_moments = when, seed, dense_moments
-        self.step, self.calm_births, self._pending = 0, False, False
+        self.step, self._pending = 0, False
         self._built, self._begun = next(_clock), 0  # when, and when the step that goes on by hand, if one does
         self._stepped = False  # whether an optimizer has taken it
         self._restored = False  # whether a state was ever loaded
@@ -289,13 +286,11 @@ class Sparsifier(Living):
     def _update(self, optimizers: Sequence[Optimizer]) -> None:
         before = self.alive
         after = topology.selected(self.contests, self.scorer, before, self.step, self._resting)
-        born = self.spread(((name, after[name] & ~before[name]) for name in after), self.weights)
         if not self.dense_moments:
+            born = self.spread(((name, after[name] & ~before[name]) for name in after), self.weights)
             changed = self.spread(((name, after[name] ^ before[name]) for name in after), self.weights)
             fresh = born | {name: changed[name] for name in self.masked_gradients(*optimizers)}
             keep_state(optimizers, {weight: ~fresh[name] for name, weight in self.weights.items()})
-        if self.calm_births:
-            calm(optimizers, {weight: born[name] for name, weight in self.weights.items()})
         self.history.record(before, after, self.step, self.fraction(self.step))
         self.hold(after)
         self.mask_weights()

@@ -1,8 +1,8 @@
 """The parts of a run, each made of its parameters: model, sparsifier, optimizer, schedule, average."""
 
-import inspect
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -11,27 +11,25 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from svite import methods
+from svite import options
 from svite.recipe import Recipe, near
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study import DENSE, HALF, Run
 from svite.train.store import build, load_model
-
-SHARES = ("density", "heads", "neurons", "keep")
 
 
 def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
     """The run's method on a model, given what it takes of steps, interval and seed; None for dense training.
 
     The run's density is whatever the method has to be told: the kept share of weights, heads and neurons, or tokens.
+    Its options go before all of these.
     """
     if run.method in (DENSE, HALF):
         return None
-    method: Callable[..., Sparsifier] = getattr(methods, run.method)
-    taken = inspect.signature(method).parameters
+    method: Callable[..., Sparsifier] = getattr(import_module(f"svite.methods.{run.method}"), run.method)
     offered = {"steps": steps, "interval": run.recipe.interval, "seed": run.seed}
-    shares = {name for name in SHARES if name in taken and taken[name].default is inspect.Parameter.empty}
-    arguments = {name: value for name, value in offered.items() if name in taken} | dict.fromkeys(shares, run.density)
+    arguments = {name: value for name, value in offered.items() if takes(run.method, name)}
+    arguments |= dict.fromkeys(options.shares(run.method), run.density) | options.values(run.method, run.options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The topology never changes")  # `told.at_rest` says it of a run
         return method(model, **arguments)
@@ -39,7 +37,7 @@ def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
 
 def takes(method: str, setting: str) -> bool:
     """Whether a method has an argument of that name."""
-    return method not in (DENSE, HALF) and setting in inspect.signature(getattr(methods, method)).parameters
+    return method not in (DENSE, HALF) and setting in options.arguments(method)
 
 
 def first_model(run: Run, start: str | Path | None) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from svite.options import shares
 from svite.recipe import Strict
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study import DENSE, HALF, Run, Training
@@ -30,8 +31,12 @@ def _of_data(training: Training) -> Iterator[str]:
 def _of_method(training: Training) -> Iterator[str]:
     if training.method in (DENSE, HALF) and training.density != 1.0:
         yield f"density ({training.method} keeps every weight)"
+    elif training.density != 1.0 and {*shares(training.method)} <= training.options.keys():
+        yield f"density (options say {' and '.join(shares(training.method))})"
     if _changed(training.recipe, "interval") and not takes(training.method, "interval"):
         yield f"recipe.interval ({training.method} changes no topology in training)"
+    elif _changed(training.recipe, "interval") and "interval" in training.options:
+        yield "recipe.interval (options say it)"
     if training.start and training.model.pretrained:
         yield "model.pretrained (the run starts from `start`)"
 
@@ -48,4 +53,5 @@ def at_rest(run: Run, sparsifier: Sparsifier | None, steps: int) -> str:
     """One sentence where a run is too short for its topology to change; nothing where it does."""
     if not takes(run.method, "interval") or any(map(sparsifier.when, range(1, steps))):
         return ""
-    return f"The topology never changes: the run has {steps} steps, and recipe.interval is {run.recipe.interval}."
+    where, interval = ("options", run.options) if "interval" in run.options else ("recipe", dict(run.recipe))
+    return f"The topology never changes: the run has {steps} steps, and {where}.interval is {interval['interval']}."

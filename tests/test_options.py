@@ -1,0 +1,168 @@
+"""What a parameter file may say to a method: its own arguments, checked before anything runs, and given to it."""
+
+import inspect
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_runs import a_run
+
+from svite import methods, options
+from svite.recipe import read
+from svite.sparsity import layers, pool
+from svite.study import METHODS, Run, Training, key
+from svite.train import parts
+from svite.train.store import build
+from svite.train.told import at_rest, unused
+from svite.vit import structure
+
+MODEL = {"name": "vit_tiny_patch16_224"}
+OTHER = {  # a value of each argument that is not its default
+    "density": 0.25, "heads": 0.5, "neurons": 0.5, "interval": 3, "fraction": 0.25, "until": 0.5, "batches": 2,
+    "begin": 0.2, "paper": True, "cut": "neurons", "pool": "uniform", "layers": ["blocks.*.mlp.*"], "m": 8, "side": 8,
+    "strength": 0.1, "rounds": 2, "at": [0],
+}  # fmt: skip
+
+
+def run_of(method: str, given: dict[str, Any], density: float = 0.7) -> Run:
+    return a_run(method, density).model_copy(update={"options": given})
+
+
+def every() -> list[tuple[str, str]]:
+    named = [(method, name) for method in METHODS for name in options.arguments(method)]
+    return [(method, name) for method, name in named if name not in options.OF_THE_RUN]
+
+
+def test_arguments_are_those_of_the_signature():
+    for method in METHODS:
+        taken = inspect.signature(getattr(methods, method)).parameters
+        assert [*options.arguments(method)] == [*taken]
+        needed = [name for name in taken if name in options.SHARES and taken[name].default is inspect.Parameter.empty]
+        assert sorted(options.shares(method)) == sorted(needed)
+
+
+def received(run: Run, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the method of a run is called with."""
+    module, found = inspect.getmodule(getattr(methods, run.method)), {}
+    monkeypatch.setattr(module, run.method, lambda model, **given: found.update(given))
+    parts.sparsify(run, torch.nn.Identity(), 10)
+    return found
+
+
+@pytest.mark.parametrize(("method", "name"), every())
+def test_every_argument_can_be_said_in_a_parameter_file(method, name, monkeypatch):
+    if options.shares(method) == (name,):
+        assert received(a_run(method, density=0.7), monkeypatch)[name] == 0.7
+        with pytest.raises(ValueError, match=rf"options: {name} is the run's own; set density"):
+            Run.of(method=method, options={name: 0.7}, model=MODEL)
+        return
+    run, value = run_of(method, {name: OTHER[name]}), OTHER[name]
+    assert received(run, monkeypatch)[name] == options.values(method, {name: value})[name]
+
+
+def test_functions_go_by_their_names():
+    for name in ("heads", "neurons", "structures"):
+        assert options.values("svite", {"cut": name}) == {"cut": getattr(structure, name)}
+    assert options.values("svite", {"cut": "elements"}) == {"cut": layers.elements}
+    for name in ("uniform", "together", "with_branches", "erk"):
+        assert options.values("svite", {"pool": name}) == {"pool": getattr(pool, name)}
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("svite", {"fracton": 0.3}, "svite has no option 'fracton'; the nearest is fraction"),
+        ("omp", {"paper": True}, "omp has no option 'paper'; the options are cut, pool, layers"),
+        ("svite", {"fraction": "much"}, "fraction should be a number, not 'much'"),
+        ("svite", {"fraction": True}, "fraction should be a number, not True"),
+        ("svite", {"interval": 2.5}, "interval should be a whole number, not 2.5"),
+        ("svite", {"paper": 1}, "paper should be true or false, not 1"),
+        ("svite", {"pool": "unifrom"}, "there is no pool 'unifrom'; the nearest is uniform"),
+        ("svite", {"cut": "rows"}, "there is no cut 'rows'; the cuts are elements, heads, neurons, structures"),
+        ("svite", {"cut": 3}, "there is no cut '3'; the cuts are elements, heads, neurons, structures"),
+        ("svite", {"layers": "blocks.*"}, r"layers should be a list of name patterns, .* say, not 'blocks\.\*'"),
+        ("sviteplus", {"at": [1.5]}, "at should be a whole number, or a list of them, not \\[1.5\\]"),
+        ("svite", {"seed": 1}, "seed is the run's own; set seed"),
+        ("svite", {"steps": 1}, r"steps is the run's own; set recipe\.epochs"),
+        ("dense", {"pool": "erk"}, "dense has none"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_one_sentence(method, given, said):
+    with pytest.raises(ValueError, match=rf"^run: options: {said}\.$"):
+        Run.of(method=method, options=given, model=MODEL)
+
+
+@given(st.dictionaries(st.text(), st.one_of(st.none(), st.booleans(), st.floats(), st.text(), st.lists(st.integers()))))
+def test_anything_else_is_one_sentence_too(given):
+    with pytest.raises(ValueError, match=r"^run: options: .*\.$") if given else nullcontext():
+        assert Run.of(method="svite", options=given, model=MODEL).options == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("def mine(:", "line 1, is no Python"), ("x = 1", "should define a function `mine`")]
+)
+def test_a_method_without_a_function_is_one_sentence(tmp_path, monkeypatch, text, said):
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.setattr(options, "METHODS", tmp_path)
+    with pytest.raises(ValueError, match=rf"mine\.py.* {said}"):
+        options.arguments("mine")
+
+
+def test_a_method_of_ones_own_needs_no_annotations(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def mine(model, density, steps, *, speed=1, seed=0): ...")
+    monkeypatch.setattr(options, "METHODS", tmp_path)
+    assert options.shares("mine") == ("density",)
+    options.refuse_wrong("mine", {"speed": "any"})
+
+
+# Runs
+
+
+def test_a_command_line_sets_options(tmp_path):
+    params = tmp_path / "run.yaml"
+    params.write_text("method: svite\ndensity: 0.3\nmodel: {name: vit_tiny_patch16_224}\ndata: data\n")
+    read_so = read(params, Training, ["options.fraction=0.3", "options.pool=uniform", "options.layers=['blocks.*']"])
+    assert read_so.options == {"fraction": 0.3, "pool": "uniform", "layers": ["blocks.*"]}
+    assert read_so.run.options == read_so.options
+    with pytest.raises(ValueError, match=r"run\.yaml: options: svite has no option 'pol'; the nearest is pool"):
+        read(params, Training, ["options.pol=uniform"])
+
+
+def test_runs_of_other_options_have_other_files():
+    def named(**given: Any) -> str:
+        return key("svite", 0.3, 0, given)
+
+    assert named() == "svite-0.3-0"
+    assert named(layers=["blocks.*/x"], paper=True) == "svite-0.3-0-layers-blocks.__x-paper-true"
+    assert len({named(), named(fraction=0.1), named(fraction=0.2), named(pool="erk"), named(until=0.2)}) == 5
+    with pytest.raises(ValueError, match="give the run a name"):
+        Run.of(method="svite", options={"layers": ["x" * 300]}, model=MODEL)
+    assert Run.of(method="svite", options={"layers": ["x" * 300]}, model=MODEL, name="short").key == "short"
+
+
+def test_options_change_what_is_trained():
+    run = run_of("svite", {"pool": "uniform", "layers": ["blocks.*"]}, density=0.3)
+    table = parts.sparsify(run, build(run.model), 100).summary().dropna(subset="asked")
+    assert set(table["asked"].round(6)) == {0.3}
+    assert all(unit.startswith("blocks.") for unit in table["unit"])
+
+
+def test_what_options_put_out_of_use_is_told():
+    def told(method: str, given: dict[str, Any], **more: Any) -> list[str]:
+        recipe = {"interval": 7} if "interval" in given else {}
+        return unused(Training(method=method, options=given, model=MODEL, recipe=recipe, data="data", **more))
+
+    both = {"heads": 0.5, "neurons": 0.5}
+    assert told("s2vite", both, density=0.7) == ["density (options say heads and neurons)"]
+    assert told("s2vite", {"heads": 0.5}, density=0.7) == []
+    assert told("svite", {"interval": 3}, density=0.7) == ["recipe.interval (options say it)"]
+
+
+def test_an_interval_of_the_options_is_the_one_that_counts():
+    run = run_of("svite", {"interval": 1000})
+    sparsifier = parts.sparsify(run, build(run.model), 20)
+    said = "The topology never changes: the run has 20 steps, and options.interval is 1000."
+    assert at_rest(run, sparsifier, 20) == said
