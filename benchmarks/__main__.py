@@ -26,7 +26,7 @@ from benchmarks import (
     update,
 )
 from benchmarks.claim import table
-from svite import study
+from svite.params import study
 
 TINY, SMALL, BASE = "deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"
 PARTS = ("memory", "step", "update", "loading", "inference", "narrowed", "peers", "layers", "models", "runtimes")

@@ -17,8 +17,8 @@ from benchmarks.memory import rise
 from benchmarks.peers_runtime import runtimes
 from svite import tokens
 from svite.deployment.deploy import deploy
+from svite.io.saved import save
 from svite.methods import block, nm
-from svite.store.saved import save
 from svite.vit.cost import cost, input_shape, macs
 
 ROUNDS = {1: 12, 8: 6, 64: 2}

@@ -9,8 +9,8 @@ from torch import nn
 
 from benchmarks.interleave import spread, timed
 from svite.deployment.deploy import deploy
-from svite.study import DENSE, Grid, key
-from svite.train.store import load_model
+from svite.params.study import DENSE, Grid, key
+from svite.train.models import load_model
 from svite.vit.cost import input_shape, macs
 
 BATCHES = (1, 64)

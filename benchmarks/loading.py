@@ -14,10 +14,10 @@ from torch import nn
 from benchmarks.claim import Claim
 from benchmarks.interleave import interleave
 from benchmarks.training import Training
-from svite.recipe import Images, Recipe, Views
-from svite.train import views
-from svite.train.loaded import Loaded
-from svite.train.source import Batch, Share
+from svite.data import views
+from svite.data.loaded import Loaded
+from svite.data.source import Batch, Share
+from svite.params.recipe import Images, Recipe, Views
 
 PLAIN = Views(scale=(0.5, 0.5), jitter=0, auto=None, erase=0)
 SIZE = (500, 375)  # about the average of ImageNet

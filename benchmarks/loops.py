@@ -12,12 +12,12 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 
 from benchmarks.claim import Claim
 from benchmarks.interleave import interleave
-from svite.recipe import Model, Recipe
-from svite.study import Run
+from svite.data.source import Batch, Share
+from svite.params.recipe import Model, Recipe
+from svite.params.study import Run
+from svite.train.builders import fused
 from svite.train.checkpoint import Writer
 from svite.train.loop import Loop
-from svite.train.parts import fused
-from svite.train.source import Batch, Share
 from svite.vit.cost import input_shape
 
 RECIPE = Recipe(epochs=1000, batch=16, optimizer="adamw", lr=5e-4, clip=1.0, ema=0.9999, interval=100)

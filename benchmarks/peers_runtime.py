@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svite.store.export import export
+from svite.io.export import export
 
 Predict = Callable[[Tensor], object]
 

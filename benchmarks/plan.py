@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import memory, scale
-from svite.recipe import read
+from svite.params.recipe import read
+from svite.params.study import Training
 from svite.report.text import fill
 from svite.sparsity.layers import elements
-from svite.study import Training
 from svite.train.loop import SECONDS_BETWEEN_CHECKPOINTS
-from svite.train.store import build
+from svite.train.models import build
 from svite.vit.cost import macs
 
 RECIPE = Path(__file__).parents[1] / "recipes/deit_base_imagenet.yaml"

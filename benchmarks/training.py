@@ -12,7 +12,7 @@ FOREVER = 1_000_000  # steps: a benchmark sees only the start of the schedules, 
 
 
 class Training:
-    """AdamW, fused as in `svite.train`, else at torch's defaults; `sparsify` makes the model's sparsifier."""
+    """AdamW, fused as in `svite train`, else at torch's defaults; `sparsify` makes the model's sparsifier."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ trap 'asked=yes; kill -TERM "$step"' TERM
 
 # sbatch's --cpus-per-task does not reach srun (since Slurm 22.05): one core would decode for eight GPUs.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
-    "${launch[@]}" -m svite.train --params "$params" --output "$output" "${@:3}" &
+    "${launch[@]}" -m svite train --params "$params" --output "$output" "${@:3}" &
 step=$!
 
 code=0

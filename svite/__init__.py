@@ -19,19 +19,19 @@ _HOMES = {
     "attention_maps": "svite.vit.attention",
     "cost": "svite.vit.cost",
     "deploy": "svite.deployment.deploy",
-    "export": "svite.store.export",
+    "export": "svite.io.export",
     "heads": "svite.vit.structure",
-    "load": "svite.store.saved",
+    "load": "svite.io.saved",
     "narrow": "svite.vit.narrow",
     "neurons": "svite.vit.structure",
-    "save": "svite.store.saved",
+    "save": "svite.io.saved",
     "shrink": "svite.vit.shrink",
     "structures": "svite.vit.structure",
     "fold": "svite.vit.gates",
     "gather_inputs": "svite.vit.gather",
     "verify": "svite.vit.verify",
     "with_branches": "svite.sparsity.pool",
-    "workspace": "svite.paths",
+    "workspace": "svite.params.paths",
 }
 __all__ = sorted(_HOMES)
 
@@ -54,7 +54,7 @@ def __dir__() -> list[str]:
 
 
 class _BeforeTorchvision:
-    """Finds torchvision where Python does, and lets `svite._torchvision` mend it before it runs, whoever imports it."""
+    """Finds torchvision where Python does; `svite.vit._torchvision` mends it before it runs, whoever imports it."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -66,7 +66,7 @@ class _BeforeTorchvision:
 
 
 def _mended(load: Callable[[ModuleType], None], module: ModuleType) -> None:
-    import_module("svite._torchvision")
+    import_module("svite.vit._torchvision")
     load(module)
 
 

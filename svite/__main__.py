@@ -1,5 +1,6 @@
 """`python -m svite` is `svite`."""
 
-from svite.cli import main
+from svite.pipeline.cli import main
 
-main()
+if __name__ == "__main__":  # a worker of a data loader imports this module too
+    main()

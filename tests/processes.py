@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from tiny_runs import a_run, loop_of
 
+from svite.data.memory import Data
 from svite.train.checkpoint import load_checkpoint, save_checkpoint
-from svite.train.data import Data
 from svite.train.loop import Loop
 
 METHODS = ("dense", "svite", "gmp", "set")

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import svite
-from svite.sparsity.sharded import local, whole
+from svite.sparsity.sharded import full_tensor, local_shard
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.branches import add_scales
 
@@ -61,7 +61,7 @@ def learn(model: nn.Module, step: int) -> None:
 
 
 def wholes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: whole(tensor.detach()).clone() for name, tensor in tensors.items()}
+    return {name: full_tensor(tensor.detach()).clone() for name, tensor in tensors.items()}
 
 
 def saved(model: nn.Module, optimizer: Optimizer, sparsifier: Sparsifier) -> dict:
@@ -104,7 +104,7 @@ def trained(method: str, model: nn.Module, state: dict | None = None, narrow: bo
         "weights": wholes(sparsifier.weights),
         "density": sparsifier.density,
         "itop": sparsifier.itop,
-        "summary": sparsifier.summary().fillna({"asked": -1}).to_dict("records"),
+        "summary": sparsifier.summary().fillna({"target": -1}).to_dict("records"),
     }
 
 
@@ -139,7 +139,7 @@ def local_steps(model: nn.Module) -> dict:
             optimizer.step()
             sparsifier.after_step()
         sent.append(step_sent.seen)
-        before = {name: local(mask).clone() for name, mask in sparsifier.masks.items()}
+        before = {name: local_shard(mask).clone() for name, mask in sparsifier.masks.items()}
         dead.append(sum(dead_entries(optimizer, weight, before[name]) for name, weight in sparsifier.weights.items()))
     del before
     return {
@@ -148,9 +148,9 @@ def local_steps(model: nn.Module) -> dict:
         "born": born,
         "held": held(torch.bool),
         "bits": held(torch.uint8),
-        "shard": sum(local(weight).numel() for weight in sparsifier.weights.values()),
+        "shard": sum(local_shard(weight).numel() for weight in sparsifier.weights.values()),
         "all": sum(weight.numel() for weight in sparsifier.weights.values()),
-        "rows": {name: len(local(weight)) for name, weight in sparsifier.weights.items()},
+        "rows": {name: len(local_shard(weight)) for name, weight in sparsifier.weights.items()},
     }
 
 
@@ -158,8 +158,8 @@ def newborn_state(optimizer: Optimizer, sparsifier: Sparsifier, before: dict) ->
     """Births on this rank, the sum of their moments, and that of the moments of the living."""
     births, fresh, kept = 0, 0.0, 0.0
     for name, weight in sparsifier.weights.items():
-        born = local(sparsifier.masks[name]) & ~before[name]
-        moment = local(optimizer.state[weight]["exp_avg"]).abs()
+        born = local_shard(sparsifier.masks[name]) & ~before[name]
+        moment = local_shard(optimizer.state[weight]["exp_avg"]).abs()
         births, fresh, kept = births + int(born.sum()), fresh + float(moment[born].sum()), kept + float(moment.sum())
     return births, fresh, kept
 
@@ -169,14 +169,14 @@ def dead_entries(optimizer: Optimizer, weight: Tensor, alive: Tensor) -> int:
     """How many dead entries of a shard, its gradient and its moments are not zero."""
     state = optimizer.state[weight]
     values = [weight, weight.grad, state["exp_avg"], state["exp_avg_sq"]]
-    return sum(int(local(value)[~alive].count_nonzero()) for value in values)
+    return sum(int(local_shard(value)[~alive].count_nonzero()) for value in values)
 
 
 def held(dtype: torch.dtype) -> int:
     """The bytes of all tensors of a type in this process."""
     gc.collect()
     tensors = [o for o in gc.get_objects() if type(o) is Tensor and o.dtype == dtype]
-    tensors += [local(o) for o in gc.get_objects() if type(o) is DTensor and o.dtype == dtype]
+    tensors += [local_shard(o) for o in gc.get_objects() if type(o) is DTensor and o.dtype == dtype]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
@@ -189,7 +189,7 @@ def attached(model: nn.Module) -> dict:
     for step in range(STEPS):
         optimizer.zero_grad()
         learn(model, step)
-        norms.append(float(whole(nn.utils.clip_grad_norm_(model.parameters(), 0.1))))
+        norms.append(float(full_tensor(nn.utils.clip_grad_norm_(model.parameters(), 0.1))))
         optimizer.step()
     for copy in copies:
         sparsifier.apply(copy)

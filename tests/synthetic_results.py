@@ -218,7 +218,7 @@ def _write_topology(folder, key, method, density, total, moving) -> None:
     tilt = 1 + (0 if moving else 0.3) * np.cos(np.arange(len(shapes)) * 1.1)
     _csv(folder / f"curves/layers/{key}.csv", {
         "unit": list(LAYERS), "shape": ["x".join(map(str, shape)) for shape in shapes],
-        "asked": asked, "achieved": np.minimum(1, asked * tilt), "born": 0, "died": 0,
+        "target": asked, "achieved": np.minimum(1, asked * tilt), "born": 0, "died": 0,
         "ever": np.minimum(1, asked * 1.5),
     })  # fmt: skip
 
@@ -230,7 +230,7 @@ def _write_units(folder, key, method, density) -> None:
     units = [f"blocks.{block}.{part}" for block in range(4) for part in parts]
     tilt = {"group": np.linspace(-0.25, 0.25, 4)}.get(method, np.zeros(4)).repeat(len(parts))
     _csv(folder / f"curves/layers/{key}.csv", {
-        "unit": units, "shape": "1x4", "asked": density, "achieved": np.clip(density + tilt, 0, 1),
+        "unit": units, "shape": "1x4", "target": density, "achieved": np.clip(density + tilt, 0, 1),
         "born": 0, "died": 0, "ever": 1.0,
     })  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The timing harness on a clock moved by hand, and every benchmark once on a toy: no speed is asserted."""
 
+import itertools
 import json
 import sys
 import time
@@ -30,9 +31,9 @@ from benchmarks import card as card_of
 from benchmarks.claim import Claim, table
 from benchmarks.interleave import interleave, spread
 from benchmarks.training import Training
-from svite.notebooks import read_yaml
-from svite.study import Run, Study
-from svite.train.store import build, save_model
+from svite.params.study import Run, Study
+from svite.pipeline.notebooks import read_yaml
+from svite.train.models import build, save_model
 
 TOY = "test_vit"
 ROOT = Path(__file__).parents[1]
@@ -140,7 +141,7 @@ def test_a_part_that_is_measured_again_replaces_its_own_claims_alone(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm's loader leaves closing them to Python
 def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
-    threads, output = torch.get_num_threads(), tmp_path / "new" / "bench.json"
+    threads, output, card_peak = torch.get_num_threads(), tmp_path / "new" / "bench.json", card_of.peak
     monkeypatch.setattr(__main__, "TINY", TOY)
     monkeypatch.setattr(__main__, "SMALL", TOY)
     monkeypatch.setattr(__main__, "BASE", TOY)
@@ -152,6 +153,8 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scaling, "started", lambda processes: 2.0 / processes)
     monkeypatch.setattr(torch, "compile", lambda model: model)  # takes minutes
     monkeypatch.setattr(card_of, "copy_bandwidth", lambda: 1e10)
+    peaks = itertools.count(1)
+    monkeypatch.setattr(card_of, "peak", lambda call, images: card_peak(call, images) if next(peaks) == 1 else 1)
     options = {"--rounds": 1, "--output": output, "--models": tmp_path, "--latency": tmp_path / "latency.json"}
     monkeypatch.setattr(sys, "argv", ["benchmarks", *(str(word) for option in options.items() for word in option)])
     try:

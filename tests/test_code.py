@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_notebooks import make, save
 
-from svite import code, notebooks
-from svite.study import METHODS
+from svite.params.study import METHODS
+from svite.pipeline import code, notebooks
 
 ROOT = Path(__file__).parent.parent
 MODULE = """\"\"\"Says what.\"\"\"
@@ -80,15 +80,15 @@ def test_imports_are_found_wherever_they_stand():
 
     assert found("def f():\n    from svite.train import loop") == {"svite.train", "svite.train.loop"}
     assert found("import svite\nsvite.cost(model)") == {"svite.vit.cost"}
-    assert found("from svite import workspace") == {"svite.paths"}
-    assert found("import_module('svite._torchvision')") == {"svite._torchvision"}
+    assert found("from svite import workspace") == {"svite.params.paths"}
+    assert found("import_module('svite.vit._torchvision')") == {"svite.vit._torchvision"}
     assert found("if TYPE_CHECKING:\n    from svite.train import loop") == set()
     assert found("import torch\nfrom svite.vit.cost import macs, nothing") == {"svite.vit.cost"}
 
 
 def test_of_methods_a_notebook_reaches_none_and_each_method_its_own():
-    reached = code.reached(["from svite.train import results"])
-    assert {"svite", "svite._torchvision", "svite.train.loop", "svite.sparsity.mask", "svite.vit.cost"} <= reached
+    reached = code.reached(["from svite.study import results"])
+    assert {"svite", "svite.vit._torchvision", "svite.train.loop", "svite.sparsity.mask", "svite.vit.cost"} <= reached
     assert not [module for module in reached if module.startswith("svite.methods")]
     methods = {name: {m for m in code.behind_method(name) if m.startswith("svite.methods.")} for name in METHODS}
     assert methods["sviteplus"] == {"svite.methods.sviteplus", "svite.methods.svite"}
@@ -97,7 +97,7 @@ def test_of_methods_a_notebook_reaches_none_and_each_method_its_own():
 
 
 def test_a_run_loads_nothing_that_is_not_reached(tmp_path):
-    cells = ["from svite.train import results", "from svite.study import Run"]
+    cells = ["from svite.study import results", "from svite.params.study import Run"]
     run = f"""
 import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
 {chr(10).join(cells)}
@@ -121,7 +121,9 @@ def stages() -> dict[str, Any]:
 
 
 STAGES = stages()
-RUNNING = {name: shlex.split(stage.cmd) for name, stage in STAGES.items() if "svite.notebooks run" in stage.cmd}
+RUNNING = {
+    name: shlex.split(stage.cmd) for name, stage in STAGES.items() if "svite.pipeline.notebooks run" in stage.cmd
+}
 
 
 @pytest.mark.parametrize("name", RUNNING)

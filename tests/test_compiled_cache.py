@@ -13,7 +13,7 @@ import torch
 from tiny_compilers import Machine, handing_out, library, making, said, start
 
 from svite.deployment import compiled, swept
-from svite.store.files import HOUR, is_alive
+from svite.io.files import HOUR, is_alive
 
 pytestmark = pytest.mark.xdist_group("deploy")
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from tiny_runs import RECIPE, data_folder
 
-from svite.recipe import Recipe
+from svite.data.digits import write_digits
+from svite.data.memory import Data, Split, augmented, check, order, read
+from svite.params.recipe import Recipe
 from svite.sparsity.scoring import seeded
-from svite.train.data import Data, Split, augmented, check, order, read
-from svite.train.digits import write_digits
 
 REPOSITORY = Path(__file__).parent.parent
 STILL = Recipe(rotate=0, zoom=0, shift=0)

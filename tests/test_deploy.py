@@ -346,7 +346,7 @@ def test_a_choice_is_saved_with_the_model(tmp_path):
     choice = deploy(model, images(), choice=choice_of(model, RANDOM)).choice
     svite.save(model, tmp_path / "m.safetensors", build=build, note={"choice": choice})
     loaded, _ = svite.load(tmp_path / "m.safetensors")
-    from svite.store.saved import note_of
+    from svite.io.saved import note_of
 
     fast = deploy(loaded, images(), choice=note_of(tmp_path / "m.safetensors")["choice"])
     assert relative(model(images()), fast(images())) < 1e-4

@@ -248,7 +248,7 @@ def test_checking_costs_a_call_nothing(monkeypatch):
 
 ALTER = """
 import sys
-import svite._torchvision, torch
+import svite.vit._torchvision, torch
 model, images = torch.load(sys.argv[1], weights_only=False)
 for layer in model.modules():
     if hasattr(layer, "columns"):

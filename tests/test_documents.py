@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import svite
-from svite.recipe import read
-from svite.study import METHODS, Training, load
+from svite.params.recipe import read
+from svite.params.study import METHODS, Training, load
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,8 +13,8 @@ import torch
 from tiny import same, vit, weights_of
 from torch import Tensor, nn
 
-from svite.store import export as module
-from svite.store.export import export
+from svite.io import export as module
+from svite.io.export import export
 from svite.tokens import Attentive, select
 from svite.vit.gather import gather_inputs
 from svite.vit.parts import Select, Zero

@@ -13,7 +13,7 @@ from svite import methods
 from svite.sparsity.cut import n_of_m
 from svite.sparsity.layers import units
 from svite.sparsity.pool import erk, uniform
-from svite.train.finish import finished
+from svite.study.compact import finished
 from svite.vit.cost import macs
 from svite.vit.verify import verify
 
@@ -102,7 +102,7 @@ def test_nm_leaves_layers_that_do_not_divide_dense_and_says_so():
     model = vit(img_size=15, patch_size=5)  # 25 inputs a patch
     sparsifier = methods.nm(model, 0.5, STEPS)
     table = sparsifier.summary().set_index("unit")
-    assert table.achieved["patch_embed.proj.weight"] == table.asked["patch_embed.proj.weight"] == 1.0
+    assert table.achieved["patch_embed.proj.weight"] == table.target["patch_embed.proj.weight"] == 1.0
     assert table.achieved["head.weight"] == 0.5
     with pytest.raises(ValueError, match=r"does not divide patch_embed\.proj\.weight; leave these out"):
         methods.nm(vit(img_size=15, patch_size=5), 0.5, STEPS, layers=["patch_embed.proj", "head"])

@@ -1,4 +1,4 @@
-"""`python -m svite.notebooks`: canonical copies, and runs that leave the same bytes every time."""
+"""`python -m svite.pipeline.notebooks`: canonical copies, and runs that leave the same bytes every time."""
 
 import json
 import resource
@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tiny_notebooks import PARAMETERS, make, run, save, start, text
 
-from svite import notebooks
+from svite.pipeline import notebooks
 
 ROOT = Path(__file__).parents[1]
 
@@ -212,7 +212,7 @@ def test_no_kernel_outlives_its_runner(place, sign):
 
 def test_a_runner_ends_with_its_parent(place):
     save("a", "print('epoch on', flush=True)\nimport time; time.sleep(600)")
-    line = [sys.executable, "-m", "svite.notebooks", "run", "a"]
+    line = [sys.executable, "-m", "svite.pipeline.notebooks", "run", "a"]
     code = f"import subprocess; subprocess.run({line!r})"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "epoch on\n"

@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from svite.notebooks import declared, read_yaml
+from svite.pipeline.notebooks import declared, read_yaml
 
 ROOT = Path(__file__).parents[1]
 NUMBERED = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))

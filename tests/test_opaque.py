@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import svite
+from svite.io import export
 from svite.sparsity.ready import Opaque
-from svite.store import export
 from svite.vit.cost import macs
 from svite.vit.mode import evaluating
 

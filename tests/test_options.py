@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import a_run
 
-from svite import methods, options
-from svite.recipe import read
+from svite import methods
+from svite.params import options
+from svite.params.recipe import read
+from svite.params.study import METHODS, Run, Training, key
 from svite.sparsity import layers, pool
-from svite.study import METHODS, Run, Training, key
-from svite.train import parts
-from svite.train.store import build
+from svite.train import builders
+from svite.train.models import build
 from svite.train.told import at_rest, unused
 from svite.vit import structure
 
@@ -48,7 +49,7 @@ def received(run: Run, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the method of a run is called with."""
     module, found = inspect.getmodule(getattr(methods, run.method)), {}
     monkeypatch.setattr(module, run.method, lambda model, **given: found.update(given))
-    parts.sparsify(run, torch.nn.Identity(), 10)
+    builders.sparsify(run, torch.nn.Identity(), 10)
     return found
 
 
@@ -67,7 +68,8 @@ def test_functions_go_by_their_names():
     for name in ("heads", "neurons", "structures"):
         assert options.values("svite", {"cut": name}) == {"cut": getattr(structure, name)}
     assert options.values("svite", {"cut": "elements"}) == {"cut": layers.elements}
-    for name in ("uniform", "together", "with_branches", "erk"):
+    assert options.values("svite", {"pool": "global"}) == {"pool": pool.global_allocation}
+    for name in ("uniform", "with_branches", "erk"):
         assert options.values("svite", {"pool": name}) == {"pool": getattr(pool, name)}
 
 
@@ -145,8 +147,8 @@ def test_runs_of_other_options_have_other_files():
 
 def test_options_change_what_is_trained():
     run = run_of("svite", {"pool": "uniform", "layers": ["blocks.*"]}, density=0.3)
-    table = parts.sparsify(run, build(run.model), 100).summary().dropna(subset="asked")
-    assert set(table["asked"].round(6)) == {0.3}
+    table = builders.sparsify(run, build(run.model), 100).summary().dropna(subset="target")
+    assert set(table["target"].round(6)) == {0.3}
     assert all(unit.startswith("blocks.") for unit in table["unit"])
 
 
@@ -163,6 +165,6 @@ def test_what_options_put_out_of_use_is_told():
 
 def test_an_interval_of_the_options_is_the_one_that_counts():
     run = run_of("svite", {"interval": 1000})
-    sparsifier = parts.sparsify(run, build(run.model), 20)
+    sparsifier = builders.sparsify(run, build(run.model), 20)
     said = "The topology never changes: the run has 20 steps, and options.interval is 1000."
     assert at_rest(run, sparsifier, 20) == said

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from svite.notebooks import NotebookError, parameter
-from svite.recipe import read
-from svite.study import Training, load
-from svite.yaml import DEEPEST, yaml_value
+from svite.params.recipe import read
+from svite.params.study import Training, load
+from svite.params.yaml import DEEPEST, yaml_value
+from svite.pipeline.notebooks import NotebookError, parameter
 
 ROOT = Path(__file__).parent.parent
 DIGITS, FOLDER = ROOT / "recipes/digits.yaml", ROOT / "recipes/image_folder.yaml"
@@ -42,7 +42,7 @@ def said(text: str, *changes: str, params: Path | None = None) -> str:
 def test_what_is_nested_too_deep_does_not_end_the_interpreter(text, tmp_path):
     """In a process of its own, for the parser would overflow its stack."""
     (tmp_path / "params.yaml").write_text(text)
-    code = "import sys; from svite.recipe import read; from svite.study import Training; read('params.yaml', Training)"
+    code = "from svite.params import recipe, study; recipe.read('params.yaml', study.Training)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import toy
 
-from svite import chores, locks, pipeline
+from svite.pipeline import chores, locks
+from svite.pipeline import repro as pipeline
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 ALL = ["run-0", "run-1", "run-2", "total", "upper"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from svite.params.study import HALF, load
 from svite.report import tables
 from svite.report.results import Results
-from svite.study import HALF, load
 from svite.train import budget
 
 ROOT = Path(__file__).resolve().parents[1]

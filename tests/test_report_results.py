@@ -80,7 +80,7 @@ def test_what_the_grid_drops_is_gone_though_its_files_lie_there(folder, given):
         assert set(frame["method"]) - {"dense"} <= {*grid["scratch"], *grid["pretrained"]}
     assert set(results.paired["against"]) <= {"dense", *grid["scratch"]}
     assert set(results.densities) == set(grid["densities"])
-    assert set(results.layers["goal"]) == set(results.paired["density"]) == set(grid["densities"])
+    assert set(results.layers["target_density"]) == set(results.paired["density"]) == set(grid["densities"])
     assert set(results.epochs["seed"]) == set(grid["seeds"])
 
 
@@ -90,7 +90,7 @@ def test_frames_know_the_run_of_each_row(folder):
     assert results.methods == ["svite", "gmp", "omp"]
     assert results.densities == [0.3, 0.05]
     row = results.epochs[results.epochs["key"] == "gmp-0.05-1"].iloc[0]
-    assert (row["method"], row["goal"], row["seed"], row["epoch"]) == ("gmp", 0.05, 1, 1)
+    assert (row["method"], row["target_density"], row["seed"], row["epoch"]) == ("gmp", 0.05, 1, 1)
     assert row["density"] > 0.5  # what the run had then, not what it was asked to end with
 
 

@@ -120,7 +120,7 @@ def test_bars_are_the_shares_alive_in_each_layer(results, figures):
     layers = results.structured_layers
     for ax, unit in zip(figures["survivors"].axes, ("attn.heads", "mlp.neurons"), strict=True):
         rows = layers[layers["unit"].str.endswith(unit)]
-        wanted = rows.groupby(["method", "goal", "unit"], sort=False)["achieved"].mean()
+        wanted = rows.groupby(["method", "target_density", "unit"], sort=False)["achieved"].mean()
         bars = sorted((bar for bar in ax.patches if isinstance(bar, Rectangle)), key=lambda bar: bar.get_x())
         assert [bar.get_height() for bar in bars] == pytest.approx(list(wanted))
         assert len(bars) == 2 * 2 * 4

@@ -16,11 +16,11 @@ from PIL import EpsImagePlugin, Image
 from tiny_runs import MODEL, a_run, data, data_folder, files_of, loop_of
 
 import svite
-from svite import recipe, study
-from svite.recipe import Distillation, Model
-from svite.train import results
+from svite.data.memory import Data
+from svite.params import recipe, study
+from svite.params.recipe import Distillation, Model
+from svite.study import results
 from svite.train.checkpoint import last_good, load_checkpoint, previous
-from svite.train.data import Data
 
 ROOT = Path(__file__).parents[1]
 

@@ -46,19 +46,21 @@ def test_every_node_meets_at_the_first(start):
     assert out.startswith("--cpus-per-task=96 ")
     assert "--nnodes=4 --nproc-per-node=8 " in out
     assert "--rdzv-endpoint=node1:24567 " in out
-    assert out.endswith("-m svite.train --params recipes/mine.yaml --output runs/mine\n")
+    assert out.endswith("-m svite train --params recipes/mine.yaml --output runs/mine\n")
 
 
 def test_its_options_are_those_of_the_command_and_of_torchrun(start):
     from torch.distributed.run import get_args_parser
 
-    from svite.training import parser
+    from svite.pipeline.training import parser
 
     out, _ = start('echo "$*"', "p.yaml", "there", "--set", "recipe.epochs=300").communicate(timeout=30)
     words = out.split()
     launch = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
-    assert (launch.training_script, launch.nnodes, launch.max_restarts) == ("svite.train", "4", 2)
-    options = parser().parse_args(launch.training_script_args)
+    assert (launch.training_script, launch.nnodes, launch.max_restarts) == ("svite", "4", 2)
+    command, *arguments = launch.training_script_args
+    options = parser().parse_args(arguments)
+    assert command == "train"
     assert (options.params, options.output, options.set) == ("p.yaml", "there", ["recipe.epochs=300"])
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import toy
 
-from svite import chores, study
-from svite.notebooks import read_yaml
+from svite.params import study
+from svite.pipeline import chores
+from svite.pipeline.notebooks import read_yaml
 
 pytestmark = pytest.mark.xdist_group("smoke")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")

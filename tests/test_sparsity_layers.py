@@ -50,7 +50,7 @@ def test_every_matrix_is_covered_or_named_in_the_summary():
     assert sparsifier.density == pytest.approx(0.3, abs=1e-2)
     table = sparsifier.summary().set_index("unit")
     assert list(table.index) == COVERED + UNCOVERED
-    assert table.asked.isna().tolist() == [False] * len(COVERED) + [True] * len(UNCOVERED)
+    assert table.target.isna().tolist() == [False] * len(COVERED) + [True] * len(UNCOVERED)
     assert table["shape"]["position"] == "1x4x8"
     assert (table.achieved[UNCOVERED] == 1).all()
 

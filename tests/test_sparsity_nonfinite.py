@@ -10,9 +10,9 @@ from tiny import adamw, alive_of, backward, dead_are_zero, made, muon, same, sgd
 
 from svite import methods
 from svite.sparsity.layers import units
-from svite.sparsity.mask import silence
-from svite.sparsity.optimizers import keep_state
-from svite.sparsity.pool import together
+from svite.sparsity.mask import apply_mask
+from svite.sparsity.optimizers import reset_optimizer_state
+from svite.sparsity.pool import global_allocation
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import once
 from svite.sparsity.sparsifier import Sparsifier
@@ -29,7 +29,7 @@ def test_the_dead_become_plus_zero_and_the_living_keep_every_bit(entries, kind, 
     if strided:
         values, alive = values.repeat(3, 1).t()[:, 1], alive.repeat(2, 1).t()[:, 1]
     before, bits = values.clone(), {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
-    silence(values, alive)
+    apply_mask(values, alive)
     assert torch.equal(values.view(bits), torch.where(alive, before.view(bits), 0))
 
 
@@ -58,7 +58,7 @@ def test_a_poisoned_dead_gradient_or_moment_reaches_no_weight(poison):
         weight.grad.masked_fill_(dead, poison)
         optimizer.state[weight]["exp_avg"].masked_fill_(dead, poison)
     sparsifier.before_step(optimizer)
-    keep_state([optimizer], {weight: sparsifier.masks[name] for name, weight in sparsifier.weights.items()})
+    reset_optimizer_state([optimizer], {weight: sparsifier.masks[name] for name, weight in sparsifier.weights.items()})
     optimizer.step()
     sparsifier.after_step()
     assert dead_are_zero(sparsifier)
@@ -99,7 +99,7 @@ def test_a_score_that_is_not_a_number_names_its_unit():
         return seen.weight / 0 * 0
 
     with pytest.raises(ValueError, match=r"The score 'undefined' is NaN for members of patch_embed\.proj\.weight"):
-        Sparsifier(model := vit(), together(units(model), 0.5), Prune(undefined), once(0))
+        Sparsifier(model := vit(), global_allocation(units(model), 0.5), Prune(undefined), once(0))
 
 
 def test_weights_whose_sum_overflows_are_finite_all_the_same():

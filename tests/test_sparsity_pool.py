@@ -11,7 +11,7 @@ from torch import nn
 from svite.methods import omp
 from svite.sparsity.cut import Part, Unit, element, fan_in
 from svite.sparsity.layers import units, weights
-from svite.sparsity.pool import erk, together, uniform
+from svite.sparsity.pool import erk, global_allocation, uniform
 
 # The reference code on ViT-B/16 with 10 classes: density, then those of each kind of layer, then all non-zeros.
 VIT_BASE = [
@@ -56,7 +56,7 @@ SHAPES = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1,
 
 
 @settings(max_examples=200, deadline=None)
-@given(SHAPES, st.floats(0.01, 1), st.sampled_from([uniform, erk, together]))
+@given(SHAPES, st.floats(0.01, 1), st.sampled_from([uniform, erk, global_allocation]))
 def test_every_allocation_holds_its_count_or_names_the_empty_layers(shapes, density, allocate):
     found = layers(shapes)
     try:
@@ -84,7 +84,7 @@ def test_erk_densities_are_in_proportion_to_the_ratio_except_those_at_one(shapes
     assert scales == pytest.approx([max(scales, default=0)] * len(scales))
 
 
-@pytest.mark.parametrize("allocate", [uniform, erk, together])
+@pytest.mark.parametrize("allocate", [uniform, erk, global_allocation])
 @pytest.mark.parametrize("density", [0, -0.1, 1.5, float("nan")])
 def test_a_density_outside_zero_to_one_is_refused(allocate, density):
     with pytest.raises(ValueError, match=f"density is {density}; it must lie above 0 and at most at 1"):
@@ -95,12 +95,12 @@ def test_a_density_that_empties_a_layer_names_it():
     with pytest.raises(ValueError, match=r"nothing alive in head\.weight; ask for a higher"):
         uniform(units(vit()), 0.004)
     with pytest.raises(ValueError, match=r"nothing alive in patch_embed\.proj\.weight, "):
-        together(units(vit()), 0.0001)
+        global_allocation(units(vit()), 0.0001)
 
 
 def test_arenas_cannot_compete_across_layers():
     with pytest.raises(ValueError, match=r"patch_embed\.proj\.weight is cut into arenas"):
-        together(units(vit(), cut=fan_in()), 0.5)
+        global_allocation(units(vit(), cut=fan_in()), 0.5)
 
 
 # Finding layers

@@ -46,8 +46,8 @@ def test_new_classes_leave_the_rest_pruned_and_everything_works_again(loaded, tm
     del before["head.weight"]
     assert same(before, sparsifier.masks)
     table = sparsifier.summary()
-    assert list(table.dropna(subset="asked")["unit"]) == list(before)
-    assert "head.weight" in set(table[table["asked"].isna()]["unit"])  # dense, and said to be
+    assert list(table.dropna(subset="target")["unit"]) == list(before)
+    assert "head.weight" in set(table[table["target"].isna()]["unit"])  # dense, and said to be
     alive = sum(int(mask.sum()) for mask in before.values())
     assert sparsifier.density == alive / sum(mask.numel() for mask in before.values())
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from svite import methods
 from svite.sparsity.layers import units
-from svite.sparsity.pool import together, uniform
+from svite.sparsity.pool import global_allocation, uniform
 from svite.sparsity.rule import DropGrow, Prune
 from svite.sparsity.schedule import constant, every, once
 from svite.sparsity.score import magnitude, random
@@ -115,8 +115,8 @@ def test_the_summary_and_the_history_count_what_happened():
         ever = {n: ever[n] | after[n] for n in after}
         before = after
     table = sparsifier.summary()
-    assert list(table.columns) == ["unit", "shape", "asked", "achieved", "born", "died", "ever"]
-    assert list(table.unit[table.asked.isna()]) == ["cls_token", "pos_embed"]  # which no unit holds
+    assert list(table.columns) == ["unit", "shape", "target", "achieved", "born", "died", "ever"]
+    assert list(table.unit[table.target.isna()]) == ["cls_token", "pos_embed"]  # which no unit holds
     table = table.dropna()
     assert list(table.unit) == list(sparsifier.units)
     assert table["shape"][0] == "16x1x4x4"
@@ -136,7 +136,9 @@ def test_a_layer_that_would_end_empty_is_named(start):
     before = weights_of(model)
     rule = Prune(magnitude) if start == "pruned" else DropGrow(magnitude, random, constant(0.1))
     with pytest.raises(ValueError, match=r"nothing alive in 1\.weight"):
-        Sparsifier(model, together(units(model), 0.001), rule, once(0) if start == "pruned" else every(5, until=9))
+        Sparsifier(
+            model, global_allocation(units(model), 0.001), rule, once(0) if start == "pruned" else every(5, until=9)
+        )
     assert same(before, weights_of(model))
 
 

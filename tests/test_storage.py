@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from svite import chores
+from svite.pipeline import chores
 
 boto3 = pytest.importorskip("boto3")
 pytest.importorskip("dvc_s3")

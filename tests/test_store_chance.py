@@ -11,8 +11,8 @@ from tiny_crafted import HUGE, loaded_elsewhere, nested
 from tiny_kinds import KINDS
 from torch import Tensor
 
-from svite.store.container import read_container, write_container
-from svite.store.saved import save
+from svite.io.container import read_container, write_container
+from svite.io.saved import save
 
 pytestmark = pytest.mark.xdist_group("saved models")
 

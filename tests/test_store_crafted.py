@@ -14,10 +14,10 @@ from tiny_crafted import HUGE, loaded_elsewhere, nested
 from tiny_kinds import DEEP, KINDS, NAME, saved
 from torch import Tensor, nn
 
-from svite.store.bounded import parts_at_most
-from svite.store.container import _KEY, read_container, write_container
-from svite.store.saved import load, note_of, save
-from svite.train.store import load_model
+from svite.io.bounded import parts_at_most
+from svite.io.container import _KEY, read_container, write_container
+from svite.io.saved import load, note_of, save
+from svite.train.models import load_model
 
 pytestmark = pytest.mark.xdist_group("saved models")
 

@@ -14,11 +14,11 @@ import torch
 from tiny import made, same, vit, weights_of
 from tiny_runs import MODEL, a_run, data, files_of
 
-from svite.recipe import Model
-from svite.store.files import HOUR, sha256, whole, write
-from svite.store.saved import load
+from svite.io.files import HOUR, sha256, whole, write
+from svite.io.saved import load
+from svite.params.recipe import Model
 from svite.train.checkpoint import load_checkpoint, save_checkpoint
-from svite.train.store import build, load_model, save_model
+from svite.train.models import build, load_model, save_model
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
@@ -60,12 +60,12 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 from tiny_runs import a_run
-from svite.train import results
-from svite.train.data import Data
-from svite.train.digits import write_digits
-from svite.store.files import write
+from svite.study import results
+from svite.data.memory import Data
+from svite.data.digits import write_digits
+from svite.io.files import write
 from svite.train.checkpoint import save_checkpoint
-from svite.train.store import build, save_model
+from svite.train.models import build, save_model
 folder = Path(sys.argv[3])
 data, model = Data(sys.argv[2], channels=1, size=12), build(a_run("dense").model)
 data.train

@@ -15,10 +15,10 @@ from tiny_kinds import DEEP, KINDS, NAME, Kind, deep, masked, rotary, saved
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from svite.store.container import read_container
-from svite.store.held import held
-from svite.store.saved import load, note_of, save
-from svite.store.tensors import all_tensors
+from svite.io.container import read_container
+from svite.io.fixed import held
+from svite.io.saved import load, note_of, save
+from svite.io.tensors import all_tensors
 from svite.tokens import Selector
 from svite.vit.parts import Zero
 from svite.vit.shrink import shrink
@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from svite.store.saved import load
+from svite.io.saved import load
 
 for path in map(Path, sys.argv[1:]):
     model, sparsifier = load(path)

@@ -8,8 +8,8 @@ from tiny import same, weights_of
 from torch import Tensor
 
 from svite import methods
-from svite.store.pack import packed, unpacked
-from svite.store.saved import load, save
+from svite.io.pack import packed, unpacked
+from svite.io.saved import load, save
 
 
 def bits_of(tensor: Tensor) -> list[int]:

@@ -13,8 +13,8 @@ from tiny import vit
 from tiny_kinds import DEEP, KINDS, NAME, deep, masked, saved
 from torch import Tensor, nn
 
-from svite.store.container import read_container, write_container
-from svite.store.saved import load, save
+from svite.io.container import read_container, write_container
+from svite.io.saved import load, save
 from svite.tokens import select
 from svite.vit.gates import add_gates
 

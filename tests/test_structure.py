@@ -11,9 +11,9 @@ from tiny import OPTIMIZERS, STEPS, adamw, backward, batch, train, vit
 from torch import nn
 
 from svite import methods
-from svite.sparsity import waiting
+from svite.sparsity import candidates
 from svite.sparsity.layers import elements
-from svite.sparsity.pool import together, uniform, with_branches
+from svite.sparsity.pool import global_allocation, uniform, with_branches
 from svite.sparsity.score import gradient
 from svite.vit.gates import fold
 from svite.vit.gather import gather_inputs
@@ -137,7 +137,7 @@ def test_heads_compete_across_layers_but_no_layer_loses_its_last_while_training(
     with torch.no_grad():
         model.blocks[1].attn.proj.weight.mul_(1e-3)
         model.blocks[1].attn.qkv.weight.mul_(1e-3)
-    sparsifier = made("gmp", model, heads, pool=together)
+    sparsifier = made("gmp", model, heads, pool=global_allocation)
     list(train(model, adamw(model), sparsifier))
     assert sum(counts(sparsifier).values()) == 4
     assert min(counts(sparsifier).values()) == 1
@@ -206,13 +206,13 @@ def test_what_never_lived_is_born(optimizer):
     assert (sparsifier.summary().ever > 0.6).all()  # the first topology is half of the members
 
 
-def test_the_function_does_not_jump_when_weights_are_laid_in_waiting_or_at_birth():
+def test_the_function_does_not_jump_when_candidates_are_reinitialised_or_grow():
     model = model_of()
     sparsifier = methods.s2vite(model, 0.5, 0.5, 100, interval=1, fraction=1.0)
     images = batch(0)[0]
     sparsifier.step = 1
     before = model.eval()(images)
-    waiting.lay(sparsifier.waits, sparsifier.weights, sparsifier.masks, seed=0, update=1)
+    candidates.reinitialise(sparsifier.candidates, sparsifier.weights, sparsifier.masks, seed=0, update=1)
     assert torch.equal(model(images), before)
     assert all(bool(model.get_parameter(f"blocks.{i}.mlp.fc1.weight").any(1).all()) for i in (0, 1))
     sparsifier.hold({name: torch.ones_like(alive) for name, alive in sparsifier.alive.items()})
@@ -220,12 +220,12 @@ def test_the_function_does_not_jump_when_weights_are_laid_in_waiting_or_at_birth
     assert torch.equal(model(images), before)
 
 
-def test_weights_in_waiting_are_a_function_of_seed_and_step_and_as_long_as_the_living():
+def test_candidates_are_a_function_of_seed_and_step_and_as_long_as_the_living():
     drawn = {}
     for seed, update in ((0, 1), (0, 1), (0, 2), (1, 1)):
         model = model_of()
         sparsifier = methods.s2vite(model, 0.5, 0.5, 100)
-        waiting.lay(sparsifier.waits, sparsifier.weights, sparsifier.masks, seed, update)
+        candidates.reinitialise(sparsifier.candidates, sparsifier.weights, sparsifier.masks, seed, update)
         weight, mask = model.blocks[0].mlp.fc1.weight.detach(), sparsifier.masks["blocks.0.mlp.fc1.weight"]
         assert weight[~mask].std() == pytest.approx(float(weight[mask].std()), rel=0.15)
         assert not model.blocks[0].mlp.fc1.bias[~sparsifier.masks["blocks.0.mlp.fc1.bias"]].any()
@@ -235,7 +235,7 @@ def test_weights_in_waiting_are_a_function_of_seed_and_step_and_as_long_as_the_l
     assert len({float(value.sum()) for value in drawn.values()}) == 3
 
 
-def test_the_growth_score_is_the_gradient_that_the_waiting_neuron_would_have():
+def test_the_growth_score_is_the_gradient_that_the_candidate_would_have():
     model = model_of()
     sparsifier = methods.s2vite(model, 0.5, 0.5, STEPS, interval=2)
     optimizer = adamw(model)
@@ -247,12 +247,9 @@ def test_the_growth_score_is_the_gradient_that_the_waiting_neuron_would_have():
     score = sparsifier.scorer.now(gradient, "blocks.1.mlp.neurons", 2)[0]
     incoming = model.blocks[1].mlp.fc1.weight.detach().clone()
     with torch.no_grad():
-        for (
-            name,
-            mask,
-        ) in sparsifier.masks.items():  # the same weights laid by hand into a copy that knows no sparsifier
-            parameter, laid = asked.get_parameter(name), model.get_parameter(name)
-            parameter.copy_(torch.where(mask, parameter, laid))
+        for name, mask in sparsifier.masks.items():  # the same weights by hand in a copy that knows no sparsifier
+            parameter, candidate = asked.get_parameter(name), model.get_parameter(name)
+            parameter.copy_(torch.where(mask, parameter, candidate))
     asked.zero_grad()
     backward(asked, 2)
     assert bool(incoming[~alive].any(1).all())
@@ -260,7 +257,7 @@ def test_the_growth_score_is_the_gradient_that_the_waiting_neuron_would_have():
     assert float(score[~alive].min()) > 0
 
 
-def test_a_dead_neuron_with_nothing_in_waiting_has_no_gradient_at_all():
+def test_a_dead_neuron_that_is_no_candidate_has_no_gradient_at_all():
     model = model_of()
     sparsifier = methods.s2vite(model, 0.5, 0.5, STEPS)
     backward(model)
@@ -292,7 +289,7 @@ def test_between_steps_nothing_waits_in_the_model_and_evaluation_lays_nothing():
         assert dead_are_zero(sparsifier)
 
 
-def test_accumulated_backward_passes_see_the_same_waiting_weights():
+def test_accumulated_backward_passes_see_the_same_candidates():
     model = model_of()
     optimizer, sparsifier = adamw(model), methods.s2vite(model, 0.5, 0.5, STEPS, interval=2)
     list(train(model, optimizer, sparsifier, range(2)))

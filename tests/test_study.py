@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from svite.recipe import read
-from svite.study import METHODS, Run, Training, load
+from svite.params.recipe import read
+from svite.params.study import METHODS, Run, Training, load
 
 ROOT = Path(__file__).parent.parent
 PARAMS = ROOT / "params.yaml"

@@ -15,8 +15,8 @@ from typing import TypeVar
 import pytest
 import toy
 
-from svite import chores
-from svite.notebooks import read_yaml
+from svite.pipeline import chores
+from svite.pipeline.notebooks import read_yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweeps")]
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from tiny_tokens import by_hand, lengths, scorers, seeded, selected, variant
 from torch import Tensor, nn
 
 from svite import methods, tokens
-from svite.train.finish import finished
+from svite.study.compact import finished
 from svite.vit.narrow import narrow
 from svite.vit.verify import verify
 

@@ -51,7 +51,7 @@ def test_alone_such_a_torchvision_fails(another):
 
 ORDERS = {
     "the readme's": "import svite, torchvision, torch",
-    "torch first, a part of svite": "import torch, svite.study, torchvision",
+    "torch first, a part of svite": "import torch, svite.params.study, torchvision",
     "looked for, then imported": f"import svite\n{MEANWHILE}\nimport torchvision",
     "after a failure": "try: import torchvision\nexcept RuntimeError: import svite, torchvision",
     "loaded again": "import svite, importlib, torchvision; importlib.reload(torchvision)",
@@ -64,9 +64,9 @@ def test_svite_mends_it_in_every_order(program, another):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("program", ["import svite, torchvision", "import torchvision, svite, svite._torchvision"])
+@pytest.mark.parametrize("program", ["import svite, torchvision", "import torchvision, svite, svite.vit._torchvision"])
 def test_one_that_fits_is_left_alone(program, another):
-    done = ended(f"{FITS}\n{program}\nfrom svite import _torchvision\nassert _torchvision.library is None", another)
+    done = ended(f"{FITS}\n{program}\nfrom svite.vit import _torchvision\nassert _torchvision.library is None", another)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_images import CLASSES, class_folders, loaded, pictures, shards
 
-from svite.recipe import Images
-from svite.train.archives import files_of
-from svite.train.data import read
-from svite.train.found import find
-from svite.train.shards import expand, samples_of
+from svite.data.archives import files_of
+from svite.data.found import find
+from svite.data.memory import read
+from svite.data.shards import expand, samples_of
+from svite.params.recipe import Images
 
 BLOCK = tarfile.BLOCKSIZE
 

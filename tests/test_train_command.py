@@ -13,7 +13,7 @@ from filelock import FileLock
 from tiny_images import class_folders
 from tiny_runs import MODEL, RECIPE, data_folder
 
-from svite import cli, training
+from svite.pipeline import cli, training
 from svite.train.checkpoint import Writer
 
 ROOT = Path(__file__).parent.parent

@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from tiny_runs import a_run, data, loop_of
 
+from svite.params.device import takes_gpu, threads
 from svite.train import processes
-from svite.train.device import takes_gpu, threads
 
 
 @pytest.fixture

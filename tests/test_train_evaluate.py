@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import MODEL, a_run, data, files_of
 
-from svite.recipe import Model
-from svite.study import Grid, Pair, Study
-from svite.train import describe, final, results
-from svite.train.data import Data
+from svite.data import describe
+from svite.data.memory import Data
+from svite.params.recipe import Model
+from svite.params.study import Grid, Pair, Study
+from svite.study import results, testset
 from svite.train.evaluate import accuracy, best, logits
+from svite.train.models import build, save_model
 from svite.train.progress import MARK, Progress
-from svite.train.store import build, save_model
 
 
 @pytest.fixture(scope="module")
@@ -57,29 +58,29 @@ def models(tmp_path) -> Path:
 
 def test_the_last_look_keeps_each_models_guesses(images, models, tmp_path):
     out = tmp_path / "out"
-    table = final.look(["dense-0", "dense-1"], images, models, out)
+    table = testset.look(["dense-0", "dense-1"], images, models, out)
     scores = json.loads((out / "metrics" / "test.json").read_text())
     guesses = load_file(out / "arrays" / "predictions.safetensors")
     assert list(scores) == ["dense-0", "dense-1"]
     assert torch.equal(guesses["labels"].long(), images.test.labels)
-    for key, right in final.correct(out).items():
+    for key, right in testset.correct(out).items():
         assert scores[key]["top1"] == pytest.approx(100 * float(right.float().mean()), abs=1e-4)
         assert table.top1[key] == scores[key]["top1"]
         assert scores[key]["top5"] == 100.0  # three classes
     assert not torch.equal(guesses["dense-0"], guesses["dense-1"])
     before = files_of(out)
-    final.look(["dense-0", "dense-1"], images, models, out)
+    testset.look(["dense-0", "dense-1"], images, models, out)
     assert files_of(out) == before
 
 
 def test_a_missing_model_leaves_the_last_look_unwritten(images, models, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"dense-2\.safetensors is missing"):
-        final.look(["dense-0", "dense-2"], images, models, tmp_path / "out")
+        testset.look(["dense-0", "dense-2"], images, models, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_attention_is_averaged_over_test_images_and_kept(images, models, tmp_path):
-    maps = final.attention(["dense-0", "dense-1"], images, models, tmp_path / "out", images=4)
+    maps = testset.attention(["dense-0", "dense-1"], images, models, tmp_path / "out", images=4)
     kept = load_file(tmp_path / "out" / "arrays" / "attention.safetensors")
     assert maps["dense-0"].shape == (1, 2, 3, 3)
     assert all(torch.equal(kept[key], maps[key]) for key in maps)

@@ -14,11 +14,11 @@ from PIL import Image
 from tiny_images import class_folders, loaded, pictures, shards
 from tiny_runs import MODEL, RECIPE, a_run, data_folder
 
-from svite.recipe import Images
-from svite.train import results
+from svite.data.fingerprint import glimpse, of_rows
+from svite.data.memory import Data
+from svite.params.recipe import Images
+from svite.study import results
 from svite.train.checkpoint import refuse_other
-from svite.train.data import Data
-from svite.train.fingerprint import glimpse, of_rows
 
 
 def more(root: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_command_refuses_images_that_were_added_while_it_was_stopped(tmp_pat
     }
     params = tmp_path / "params.json"
     params.write_text(json.dumps(run))
-    asked = [sys.executable, "-m", "svite.train", "--params", str(params), "--output", str(tmp_path / "out")]
+    asked = [sys.executable, "-m", "svite", "train", "--params", str(params), "--output", str(tmp_path / "out")]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True, env=environment) as running:
         lines = []

@@ -18,12 +18,12 @@ from accelerate import Accelerator
 from PIL import Image
 from tiny_images import CLASSES, CONFIG, class_folders, epoch_of, loaded, pictures, same, shards
 
-from svite.recipe import Images, Recipe
-from svite.train.data import Data, read
+from svite.data.found import find
+from svite.data.memory import Data, read
+from svite.data.pixels import eight_bits
+from svite.data.source import InMemory, Share
+from svite.params.recipe import Images, Recipe
 from svite.train.evaluate import validated
-from svite.train.found import find
-from svite.train.pixels import eight_bits
-from svite.train.source import InMemory, Share
 
 ROOT = Path(__file__).parent.parent
 PIXELS = np.random.default_rng(0).integers(0, 255, (14, 14, 3), dtype=np.uint8)
@@ -140,7 +140,7 @@ import sys
 from pathlib import Path
 import svite
 from svite.train.evaluate import validated
-from svite.train.found import find
+from svite.data.found import find
 found = find(Path(sys.argv[1]))
 print(found.classes, [(image.label, Path(image.name or image.path).as_posix()[-8:]) for image in found.images])
 """

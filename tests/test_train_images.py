@@ -19,10 +19,10 @@ from timm.data.distributed_sampler import RepeatAugSampler
 from tiny import vit
 from tiny_images import CLASSES, CONFIG, SPLITS, class_folders, epoch_of, loaded, same
 
-from svite.recipe import Images, Views
-from svite.train.loaded import Loaded
-from svite.train.source import Share, Source
-from svite.train.views import config, random_numbers_kept, seed_all
+from svite.data.loaded import Loaded
+from svite.data.source import Share, Source
+from svite.data.views import config, random_numbers_kept, seed_all
+from svite.params.recipe import Images, Views
 
 WORKERS = pytest.mark.xdist_group("workers")
 

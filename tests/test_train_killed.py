@@ -19,13 +19,14 @@ import torch
 from tiny_images import class_folders, epoch_of, loaded
 from tiny_runs import MODEL, RECIPE, a_run, data, files_of, loop_of
 
-from svite.recipe import Images, Mixing
-from svite.train import checkpoint, loop, results
+from svite.data.memory import Data
+from svite.params.recipe import Images, Mixing
+from svite.study import results
+from svite.train import checkpoint, loop
 from svite.train.checkpoint import Writer, last_good, previous, remove_halves, save_checkpoint
-from svite.train.data import Data
 from svite.train.ending import Stopped
-from svite.train.finite import first_layer
 from svite.train.launch import OWN_STORE
+from svite.train.nonfinite import first_layer
 
 ROOT = Path(__file__).parent.parent
 KILLS = 20
@@ -117,7 +118,7 @@ def params(tmp_path: Path, images: Data, **changes: object) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "svite.train", *map(str, arguments)]
+    return [sys.executable, "-m", "svite", "train", *map(str, arguments)]
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_two_processes_have_saved_when_the_command_that_started_them_ends(images
 @pytest.mark.xdist_group("processes")
 def test_torchrun_starts_anew_what_lost_a_process_and_it_goes_on(images, tmp_path, environment):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
-    asked = ["-m", "svite.train", "--params", params(tmp_path, images), "--set", "recipe.epochs=12", "--output"]
+    asked = ["-m", "svite", "train", "--params", params(tmp_path, images), "--set", "recipe.epochs=12", "--output"]
     straight = subprocess.run(
         [*launcher, *map(str, asked), tmp_path / "a"], capture_output=True, text=True, env=environment
     )
@@ -176,7 +177,7 @@ def test_torchrun_starts_anew_what_lost_a_process_and_it_goes_on(images, tmp_pat
         [*launcher, *map(str, asked), tmp_path / "b"], stdout=subprocess.PIPE, text=True, env=environment
     ) as running:
         assert any(line.startswith("epoch  2/12") for line in running.stdout), "it never came so far"
-        workers = [child for child in psutil.Process(running.pid).children() if "svite.train" in child.cmdline()]
+        workers = [child for child in psutil.Process(running.pid).children() if "train" in child.cmdline()]
         assert len(workers) == 2
         workers[1].kill()
         said = running.stdout.read()
@@ -231,10 +232,10 @@ def test_who_is_asked_to_end_while_files_are_read_ends_and_blames_no_file(tmp_pa
     monkeypatch.setattr(torch, "load", asked)
     with pytest.raises(Stopped):
         last_good(path)
-    monkeypatch.setattr("svite.train.data.eight_bits", asked)
+    monkeypatch.setattr("svite.data.memory.eight_bits", asked)
     with pytest.raises(Stopped):
         Data(folder, size=12).train  # noqa: B018
-    monkeypatch.setattr("svite.train.views.eight_bits", asked)
+    monkeypatch.setattr("svite.data.views.eight_bits", asked)
     with pytest.raises(Stopped):
         epoch_of(loaded(Images(root=str(class_folders(tmp_path / "folders")), workers=0)))
 

@@ -13,13 +13,14 @@ import torch
 from tiny import same, weights_of
 from tiny_runs import MODEL, a_run, data, data_folder, files_of, loop_of
 
-from svite.recipe import Model
-from svite.train import budget, results
+from svite.data.memory import Data
+from svite.data.source import Share
+from svite.params.recipe import Model
+from svite.study import results
+from svite.train import budget
 from svite.train.checkpoint import save_checkpoint
-from svite.train.data import Data
 from svite.train.loop import Loop
-from svite.train.source import Share
-from svite.train.store import load_model
+from svite.train.models import load_model
 from svite.vit.cost import macs
 
 
@@ -71,8 +72,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tiny_runs import a_run, data
-from svite.train import checkpoint, loop, results
-from svite.train.data import Data
+from svite.train import checkpoint, loop
+from svite.study import results
+from svite.data.memory import Data
 loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 write, left = checkpoint.Writer.save, 9
 def save_then_die(writer, state):
@@ -147,8 +149,8 @@ def test_every_method_is_charged_the_same_images(method, images, half, tmp_path)
         updates = pd.read_csv(tmp_path / "curves" / "updates" / f"{key}.csv")
         assert list(updates.columns) == ["step", "fraction", "density", "alive", "born", "died", "itop"]
         layers = pd.read_csv(tmp_path / "curves" / "layers" / f"{key}.csv")
-        assert list(layers.columns) == ["unit", "shape", "asked", "achieved", "born", "died", "ever"]
-        assert layers.asked.notna().all()  # units only: what no unit holds is for people, in the summary
+        assert list(layers.columns) == ["unit", "shape", "target", "achieved", "born", "died", "ever"]
+        assert layers.target.notna().all()  # units only: what no unit holds is for people, in the summary
     epochs = pd.read_csv(tmp_path / "curves" / "epochs" / f"{key}.csv")
     assert list(epochs.columns) == [
         *("epoch", "step", "images", "lr", "train_loss", "validation_loss", "validation_top1"),

@@ -11,11 +11,11 @@ from tiny_runs import MODEL, a_run, data, loop_of
 from torch import Tensor, nn
 
 import svite
-from svite.recipe import Distillation, Mixing, Model, Recipe
-from svite.train import results
-from svite.train.data import Data
+from svite.data.memory import Data
+from svite.params.recipe import Distillation, Mixing, Model, Recipe
+from svite.study import results
+from svite.train.models import load_model
 from svite.train.objective import Objective
-from svite.train.store import load_model
 
 CPU = torch.device("cpu")
 DISTILLED = Model(

@@ -10,9 +10,9 @@ import pytest
 from filelock import FileLock
 from tiny_runs import a_run, data, files_of
 
-from svite.study import Run
-from svite.train import results
-from svite.train.data import Data
+from svite.data.memory import Data
+from svite.params.study import Run
+from svite.study import results
 from svite.train.loop import Loop
 
 ROOT = Path(__file__).parent.parent
@@ -107,8 +107,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tiny_runs import a_run
-from svite.train import results
-from svite.train.data import Data
+from svite.study import results
+from svite.data.memory import Data
 from svite.train.loop import Loop
 def hold(loop):
     print("holds", flush=True)

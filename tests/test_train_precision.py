@@ -15,13 +15,14 @@ from tiny import VIT, dead_are_zero, same, weights_of
 from tiny_runs import MODEL, a_run, data, loop_of
 
 import svite
-from svite.recipe import Distillation, Mixing, Model
-from svite.train import processes, results
+from svite.data.memory import Data
+from svite.params.recipe import Distillation, Mixing, Model
+from svite.study import results
+from svite.train import processes
 from svite.train.checkpoint import load_checkpoint, save_checkpoint
-from svite.train.data import Data
-from svite.train.finite import Diverged
 from svite.train.loop import Loop
-from svite.train.store import load_model
+from svite.train.models import load_model
+from svite.train.nonfinite import Diverged
 
 OVERFLOWING = 2.0**100
 

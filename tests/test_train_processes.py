@@ -11,7 +11,7 @@ import torch
 from processes import METHODS, PLAIN, trained
 from tiny_runs import a_run, data_folder, loop_of
 
-from svite.train.data import Data
+from svite.data.memory import Data
 
 WORKER = Path(processes.__file__)
 UNEVEN = (14, 5, 5)  # fifteen validation images, which neither two nor four processes share evenly

@@ -17,12 +17,12 @@ from PIL import Image
 from tiny_images import SPLITS, class_folders, epoch_of, loaded, same, shards, write_info
 from webdataset.shardlists import expand_urls
 
-from svite.recipe import Images
-from svite.train import cache as cache_module
-from svite.train import shards as shards_module
-from svite.train.cache import FILES_AT_LEAST, Cache, Unavailable
-from svite.train.shards import expand
-from svite.train.source import Share
+from svite.data import cache as cache_module
+from svite.data import shards as shards_module
+from svite.data.cache import FILES_AT_LEAST, Cache, Unavailable
+from svite.data.shards import expand
+from svite.data.source import Share
+from svite.params.recipe import Images
 
 PATTERNS = {"train": "train-{00..03}.tar", "validation": "validation-{00..01}.tar"}
 

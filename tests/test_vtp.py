@@ -10,7 +10,7 @@ from torch import nn
 
 import svite
 from svite import methods
-from svite.train.finish import finished
+from svite.study.compact import finished
 from svite.vit.gates import SITES, add_gates, fold, gates, is_gated
 from svite.vit.parts import Select
 from svite.vit.shrink import shrink

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from tiny_notebooks import ROOT, executed, make, run, save, start, text
 
-from svite import provisioner, warm
-from svite.provisioner import Fork, server_of
+from svite.pipeline import provisioner, warm
+from svite.pipeline.provisioner import Fork, server_of
 
 pytestmark = pytest.mark.xdist_group("warm")
 SLEEP = "print('epoch on', flush=True)\nimport time; time.sleep(600)"
@@ -87,7 +87,7 @@ def warm_place(place, kernels):
 
 
 def test_torch_and_timm_are_there_and_the_projects_own_code_is_not(warm_place):
-    save("a", "import sys\nprint([name in sys.modules for name in ('torch', 'timm', 'svite.study')])")
+    save("a", "import sys\nprint([name in sys.modules for name in ('torch', 'timm', 'svite.params.study')])")
     assert run("a")[0] == 0
     assert text("a") == "[True, True, False]\n"
 

@@ -14,7 +14,7 @@ from svite.deployment.compiler import Compiler
 
 PROGRAM = """
 import sys, threading, warnings
-import svite._torchvision, timm, torch
+import svite.vit._torchvision, timm, torch
 from svite.deployment import compiled
 from svite.deployment.compiler import Compiler
 from svite.deployment.deploy import deploy

@@ -19,10 +19,10 @@ def nested(depth: int) -> list:
 CHILD = """
 import json, resource, sys
 import torch
-from svite.store.saved import load
-from svite.store.container import read_container
-from svite.store.pack import unpacked
-from svite.store.tensors import all_tensors
+from svite.io.saved import load
+from svite.io.container import read_container
+from svite.io.pack import unpacked
+from svite.io.tensors import all_tensors
 torch.load = None
 paths, found = sys.argv[1:], []
 load(paths[0])

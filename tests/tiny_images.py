@@ -9,9 +9,9 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
-from svite.recipe import Images, Recipe, Views
-from svite.train.loaded import Loaded
-from svite.train.source import Batch, Share
+from svite.data.loaded import Loaded
+from svite.data.source import Batch, Share
+from svite.params.recipe import Images, Recipe, Views
 
 CONFIG = {
     "input_size": (3, 12, 12),

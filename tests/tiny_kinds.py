@@ -12,12 +12,12 @@ from tiny import VIT, vit
 from torch import nn
 
 from svite import methods
+from svite.io.saved import save
 from svite.sparsity.pool import uniform
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import once
 from svite.sparsity.score import magnitude
 from svite.sparsity.sparsifier import Sparsifier
-from svite.store.saved import save
 from svite.tokens import Attentive, select
 from svite.vit.gather import gather_inputs
 from svite.vit.shrink import shrink

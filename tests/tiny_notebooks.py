@@ -1,4 +1,4 @@
-"""Tiny projects of notebooks, and `python -m svite.notebooks run` in a process of its own."""
+"""Tiny projects of notebooks, and `python -m svite.pipeline.notebooks run` in a process of its own."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def save(name: str, *sources: str, **options: str) -> None:
 
 
 def start(*arguments: str, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "svite.notebooks", "run", *arguments]
+    command = [sys.executable, "-m", "svite.pipeline.notebooks", "run", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes, **options)
 

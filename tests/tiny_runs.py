@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from svite.recipe import Model, Recipe
-from svite.store.files import sha256
-from svite.study import Run
-from svite.train.data import CHECKSUMS, Data
+from svite.data.memory import CHECKSUMS, Data
+from svite.data.source import InMemory
+from svite.io.files import sha256
+from svite.params.recipe import Model, Recipe
+from svite.params.study import Run
 from svite.train.loop import Loop
-from svite.train.source import InMemory
 
 MODEL = Model(
     name="vit_tiny_patch16_224",

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from svite.chores import git
-from svite.pipeline import dvc_environment
+from svite.pipeline.chores import git
+from svite.pipeline.repro import dvc_environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,7 +36,7 @@ metrics: [metrics]
 """
 WORK = """
 import json, os, pathlib, sys, time
-from svite.notebooks import die_with_parent, read_yaml
+from svite.pipeline.notebooks import die_with_parent, read_yaml
 die_with_parent()
 name, nap = sys.argv[1], float(os.environ.get("NAP", 0))
 with open("ran.txt", "a") as file:

@@ -22,7 +22,7 @@ import torch
 from svite.deployment.compiler import CompileError, Compiler
 from svite.deployment.private import intrusion
 from svite.deployment.swept import folder_of_this_process, sweep
-from svite.store.files import sha256
+from svite.io.files import sha256
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # ATen's parallel_for is a plain loop in what is compiled without OpenMP; with it, threads are torch's own.

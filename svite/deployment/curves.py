@@ -15,10 +15,10 @@ from svite.deployment.choose import clocked, columns_like, seconds
 from svite.deployment.compiled import kernels_are_there
 from svite.deployment.deploy import deploy
 from svite.deployment.weights import FORMATS
+from svite.io.saved import load, save
 from svite.methods import omp
+from svite.params.study import DENSE, Study, key
 from svite.sparsity.pool import uniform
-from svite.store.saved import load, save
-from svite.study import DENSE, Study, key
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from svite.store.files import is_alive, is_old
+from svite.io.files import is_alive, is_old
 
 _PREFIX = "svite-kernels-"
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
-from svite.sparsity.pool import Allocation, together
+from svite.sparsity.pool import Allocation, global_allocation
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import cubic, ending
 from svite.sparsity.score import magnitude
@@ -23,7 +23,7 @@ def gmp(
     begin: float = 0.1,
     until: float = 0.8,
     cut: Cutting = elements,
-    pool: Allocation = together,
+    pool: Allocation = global_allocation,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Start dense; sparsity rises as s_f (1 - (1 - progress)^3), the smallest weights going first (arXiv 1710.01878).

@@ -4,7 +4,7 @@ from torch import nn
 
 from svite.sparsity.arguments import checked
 from svite.sparsity.penalty import penalties
-from svite.sparsity.pool import Allocation, together
+from svite.sparsity.pool import Allocation, global_allocation
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit import structure
 
@@ -18,7 +18,7 @@ def group(
     strength: float = 0.03,
     interval: int = 100,
     until: float = 0.6,
-    pool: Allocation = together,
+    pool: Allocation = global_allocation,
 ) -> Sparsifier:
     """Start dense; shorten every head and neuron after each step, and cut what is left to the density.
 

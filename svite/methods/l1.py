@@ -7,7 +7,7 @@ from torch import nn
 from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.penalty import penalties
-from svite.sparsity.pool import Allocation, together
+from svite.sparsity.pool import Allocation, global_allocation
 from svite.sparsity.sparsifier import Sparsifier
 
 
@@ -21,7 +21,7 @@ def l1(
     interval: int = 100,
     until: float = 0.6,
     cut: Cutting = elements,
-    pool: Allocation = together,
+    pool: Allocation = global_allocation,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Start dense; soft-threshold every weight after each step, and cut what is left to the density (arXiv 1506.02626).

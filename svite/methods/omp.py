@@ -6,7 +6,7 @@ from torch import nn
 
 from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
-from svite.sparsity.pool import Allocation, together
+from svite.sparsity.pool import Allocation, global_allocation
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import once
 from svite.sparsity.score import magnitude
@@ -19,7 +19,7 @@ def omp(
     density: float,
     *,
     cut: Cutting = elements,
-    pool: Allocation = together,
+    pool: Allocation = global_allocation,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Prune a trained model once by magnitude; train on after it (arXiv 1506.02626, section 3).

@@ -6,7 +6,7 @@ from torch import nn
 
 from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
-from svite.sparsity.pool import Allocation, together
+from svite.sparsity.pool import Allocation, global_allocation
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import once
 from svite.sparsity.score import saliency
@@ -19,7 +19,7 @@ def snip(
     density: float,
     *,
     cut: Cutting = elements,
-    pool: Allocation = together,
+    pool: Allocation = global_allocation,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Prune once, before training, by |w dL/dw| of the gradients in `.grad` (arXiv 1810.02340, section 4).

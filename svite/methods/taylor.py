@@ -6,7 +6,7 @@ from torch import nn
 
 from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
-from svite.sparsity.pool import Allocation, together
+from svite.sparsity.pool import Allocation, global_allocation
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import every, linear
 from svite.sparsity.score import taylor as squared_change
@@ -22,7 +22,7 @@ def taylor(
     batches: int = 10,
     rounds: int = 5,
     cut: Cutting = elements,
-    pool: Allocation = together,
+    pool: Allocation = global_allocation,
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Prune a trained model in `rounds` cuts by (w dL/dw)^2, averaged over batches (arXiv 1906.10771, section 3).

@@ -4,7 +4,7 @@ from torch import nn
 
 from svite.sparsity.arguments import checked
 from svite.sparsity.penalty import penalties
-from svite.sparsity.pool import together
+from svite.sparsity.pool import global_allocation
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.gates import add_gates, gates
 
@@ -40,7 +40,7 @@ def vtp(
         ValueError: an argument that makes no sense; an `until` that never comes; a density that would empty a
             layer; a model that can't be gated.
     """
-    pools = together(gates(model), density)
+    pools = global_allocation(gates(model), density)
     rules, when = penalties(pools, steps, strength=strength, interval=interval, until=until)
     add_gates(model)
     return Sparsifier(model, pools, rules, when)

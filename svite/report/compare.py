@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from svite.params.study import DENSE, Grid, key
 from svite.report.paired import interval
-from svite.study import DENSE, Grid, key
 
 
 def compare(correct: Mapping[str, Iterable[bool]], grid: Grid) -> list[dict[str, Any]]:

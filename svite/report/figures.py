@@ -131,7 +131,7 @@ def training(results: Results) -> Figure:
     axes = fig.subplots(2, len(results.densities), sharex=True, sharey="row", squeeze=False)
     epochs = _charged(results)
     for (above, below), density in zip(axes.T, results.densities, strict=True):
-        here = epochs[(epochs["goal"] == density) | epochs["method"].isin(["dense", "half"])]
+        here = epochs[(epochs["target_density"] == density) | epochs["method"].isin(["dense", "half"])]
         _curves(above, here, "validation_top1")
         _curves(below, here, "train_loss")
         above.set_title(f"{sparsity_of(density)} sparsity")
@@ -178,7 +178,7 @@ def layers(results: Results) -> Figure:
 
 
 def _layer_panel(ax: Axes, results: Results, density: float) -> None:
-    here = results.layers[results.layers["goal"] == density]
+    here = results.layers[results.layers["target_density"] == density]
     asked = _asked_by_erk(here)
     spots = np.arange(len(asked))
     ax.hlines(asked, spots - 0.45, spots + 0.45, color="#c9ced4", lw=5, label="Asked by ERK")
@@ -203,7 +203,7 @@ def _layer_panel(ax: Axes, results: Results, density: float) -> None:
 def _asked_by_erk(layers: pd.DataFrame) -> pd.Series:
     """What ERK asks of each layer: the same of every method that drops and grows."""
     moving = layers[layers["method"].isin(["svite", "set", "rigl"])]
-    return (moving if len(moving) else layers).groupby("unit", sort=False)["asked"].first()
+    return (moving if len(moving) else layers).groupby("unit", sort=False)["target"].first()
 
 
 def _short(unit: str) -> str:

@@ -121,7 +121,7 @@ def _itop(results: Results) -> list[dict[str, Any]]:
     moving = results.updates.groupby("method")["born"].sum()
     last = results.epochs.sort_values("epoch").groupby("key").tail(1)
     last = last[last["method"].isin(moving[moving > 0].index)]
-    means = last.groupby(["method", "goal"], sort=False)["itop"].mean()
+    means = last.groupby(["method", "target_density"], sort=False)["itop"].mean()
     order = sorted(means.items(), key=lambda item: (results.methods.index(item[0][0]), -item[0][1]))
     return [
         {"label": look(method).label, "sparsity": sparsity_of(density), "rate": float(rate)}

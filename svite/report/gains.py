@@ -143,8 +143,8 @@ def survivors(results: Results) -> list[str]:
     frame = structure.alive(results)
     told = []
     for method, layers in frame.groupby("method", sort=False):
-        share = layers["goal"].min()
-        means = layers[layers["goal"] == share].groupby(["part", "layer"])["achieved"].mean()
+        share = layers["target_density"].min()
+        means = layers[layers["target_density"] == share].groupby(["part", "layer"])["achieved"].mean()
         parts = [_layers(means[part], part) for part in structure.PARTS if part in means]
         told.append(f"With {percent(share)} kept, {look(method).label} leaves {', and '.join(parts)}.")
     return told

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from svite.study import DENSE, HALF, key
+from svite.params.study import DENSE, HALF, key
 
 PAIR = ("pair-dense", "pair-svite")
 
@@ -165,7 +165,7 @@ def _curves(folder: Path, kind: str, runs: list[Run]) -> pd.DataFrame:
     frames = []
     for run in runs:
         frame = _load(folder / f"curves/{kind}/{run.key}.csv", run.target, pd.read_csv)
-        names = {"key": run.key, "method": run.method, "goal": run.density, "seed": run.seed}
+        names = {"key": run.key, "method": run.method, "target_density": run.density, "seed": run.seed}
         frames.append(frame.assign(**names))
     frames = [frame for frame in frames if len(frame)] or frames[:1]
     return pd.concat(frames, ignore_index=True)

@@ -41,7 +41,7 @@ def gradual(results: Results) -> Figure:
     ax.plot(steps, cubic(0.9, steps / 100), color="#9fb8d6", lw=5, solid_capstyle="round")
     _guides(ax)
     style = look("gmp")
-    for density, log in _first_seed(results, "gmp").groupby("goal", sort=False):
+    for density, log in _first_seed(results, "gmp").groupby("target_density", sort=False):
         progress = ramp(log["step"].to_numpy(), _steps(results, log))
         ax.plot(steps, cubic(1 - density, steps / 100), color=style.color, lw=0.9, alpha=0.8)
         ax.plot(
@@ -111,7 +111,7 @@ def drop_fraction(results: Results) -> Figure:
     )  # fmt: skip
     ax.plot(100 * share[~before], floored(share[~before]), color=MUTED, ls=(0, (1, 2)), lw=1)
     log = _first_seed(results, "svite")
-    log = log[log["goal"] == log["goal"].max()]
+    log = log[log["target_density"] == log["target_density"].max()]
     if len(log):
         share = log["step"] / _steps(results, log)
         label = "logged by this study's SViTE runs"

@@ -147,7 +147,7 @@ def alive(results: Results) -> pd.DataFrame:
 def survivors(results: Results) -> Figure:
     """The heads that are left in each layer above, the neurons below: a group of bars a method and kept share."""
     frame = alive(results)
-    groups = [key for key, _ in frame.groupby(["method", "goal"], sort=False)]
+    groups = [key for key, _ in frame.groupby(["method", "target_density"], sort=False)]
     fig = canvas(
         7.2, 4.3, "What survives in each layer",
         "The share of heads and of neurons that live at the end: bars are means over seeds, dots single seeds.\n"
@@ -158,7 +158,7 @@ def survivors(results: Results) -> Figure:
     pitch = depth + 1.5
     for ax, part in zip(axes, PARTS, strict=True):
         for index, (method, goal) in enumerate(groups):
-            here = frame.query("method == @method and goal == @goal and part == @part")
+            here = frame.query("method == @method and target_density == @goal and part == @part")
             _bars(ax, here, index * pitch, look(method).color, goal)
         ax.set_ylabel(f"{part.capitalize()} alive")
         ax.grid(axis="x", visible=False)

@@ -34,7 +34,7 @@ def topology(results: Results) -> Figure:
 
 def _lines(ax: Axes, updates: pd.DataFrame, value: str, densities: list[float]) -> None:
     for density, color in zip(densities, sns.color_palette("flare", len(densities)), strict=True):
-        mean = updates[updates["goal"] == density].groupby("progress")[value].mean()
+        mean = updates[updates["target_density"] == density].groupby("progress")[value].mean()
         ax.plot(mean, color=color, lw=1.7, label=f"{sparsity_of(density)} sparsity")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.set(xlim=(0, 100), ylim=(0, None))

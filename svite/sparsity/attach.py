@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from svite.sparsity.mask import silence
+from svite.sparsity.mask import apply_mask
 from svite.sparsity.optimizers import unwrapped
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class Attachment:
         ]
 
     def remove(self) -> None:
-        """Take every hook off again; nothing is laid for births until the sparsifier is used again."""
+        """Take every hook off again; no candidates are re-initialised until the sparsifier is used again."""
         self.end_step()
         for handle in self._handles:
             handle.remove()
-        self.sparsifier.attachment, self.sparsifier.lays = None, False
+        self.sparsifier.attachment, self.sparsifier.reinitialises = None, False
 
     def end_step(self) -> None:
         """Count a step of which only some optimizers' parts were taken; its weights are masked."""
@@ -116,7 +116,7 @@ class Attachment:
         """A weight has a gradient: masked at once, so that clipping sees it masked, but where it decides on births."""
         self._fresh = True
         if masked and not self.sparsifier.wants_dense_gradient:
-            silence(self.sparsifier.weights[name].grad, self.sparsifier.masks[name])
+            apply_mask(self.sparsifier.weights[name].grad, self.sparsifier.masks[name])
 
     def _save(self, _: Optimizer, state: dict[str, Any]) -> None:
         state[self.entry] = self.sparsifier.state_dict()

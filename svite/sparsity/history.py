@@ -75,9 +75,9 @@ class History:
                 del kept[name]
 
     def table(self, pools: Sequence[Pool], alive: Topology, uncovered: Mapping[str, torch.Size]) -> "pd.DataFrame":
-        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived.
+        """One row a unit: shape, target and achieved density, members born and died, and the share that ever lived.
 
-        The uncovered come last, as dense and with nothing (NaN) asked.
+        The uncovered come last, as dense and without a target (NaN).
         """
         import pandas as pd
 
@@ -85,7 +85,7 @@ class History:
             {
                 "unit": unit.name,
                 "shape": "x".join(map(str, unit.shape)),
-                "asked": pool.density,
+                "target": pool.density,
                 "achieved": int(alive[unit.name].sum()) / unit.size,
                 "born": self.born[unit.name],
                 "died": self.died[unit.name],
@@ -94,7 +94,7 @@ class History:
             for pool in pools
             for unit in pool.units
         ]
-        dense = {"asked": math.nan, "achieved": 1.0, "born": 0, "died": 0, "ever": 1.0}
+        dense = {"target": math.nan, "achieved": 1.0, "born": 0, "died": 0, "ever": 1.0}
         rows += [{"unit": name, "shape": "x".join(map(str, shape)), **dense} for name, shape in uncovered.items()]
         return pd.DataFrame(rows)
 

@@ -58,8 +58,8 @@ class Living:
         _refuse_overlap(units)
         self.units = {unit.name: unit for unit in units}
         growing = [pool for pool, rule in contests if isinstance(rule, DropGrow)]
-        # Units whose dead heads or neurons may be born, and wait for it with random incoming weights.
-        self.waits = [unit for pool in growing for unit in pool.units if unit.is_structure]
+        # Units whose dead heads or neurons may grow: to be scored, their incoming weights are re-initialised.
+        self.candidates = [unit for pool in growing for unit in pool.units if unit.is_structure]
 
     def hold(self, alive: Mapping[str, Bool[Tensor, "_arena _member"]]) -> None:
         """Let these live, from now on; weights change at the next `mask_weights`."""
@@ -77,7 +77,7 @@ class Living:
     def mask_weights(self) -> None:
         """Make dead weights exactly zero."""
         for name, weight in self.weights.items():
-            mask.silence(weight, self.masks[name])
+            mask.apply_mask(weight, self.masks[name])
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -93,7 +93,7 @@ class Living:
                     "`sparsifier.rebind(model)` lets go of what was replaced."
                 )
         for name, alive in self.spread(self.alive.items(), parameters).items():
-            mask.silence(parameters[name], alive.to(parameters[name].device))
+            mask.apply_mask(parameters[name], alive.to(parameters[name].device))
 
     @property
     def density(self) -> float:
@@ -116,9 +116,9 @@ class Living:
         return self.history.updates
 
     def summary(self) -> "pd.DataFrame":
-        """One row a unit: shape, asked and achieved density, members born and died, and the share that ever lived.
+        """One row a unit: shape, target and achieved density, members born and died, and the share that ever lived.
 
-        Then one for each matrix that no unit holds: it is dense, nothing was asked of it, and no density counts it.
+        Then one for each matrix that no unit holds: it is dense, it has no target, and no density counts it.
         """
         return self.history.table(self.pools, self.alive, self.uncovered)
 

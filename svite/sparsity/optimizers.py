@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from svite.sparsity.mask import silence
+from svite.sparsity.mask import apply_mask
 
 MIXING = frozenset({"Kron", "Muon"})
 ELEMENTWISE = frozenset(
@@ -104,9 +104,9 @@ def state_of(parameter: Tensor, optimizers: Sequence[Optimizer]) -> dict[str, An
 
 
 @torch.no_grad()
-def keep_state(optimizers: Sequence[Optimizer], keep: Mapping[Tensor, Tensor]) -> None:
+def reset_optimizer_state(optimizers: Sequence[Optimizer], keep: Mapping[Tensor, Tensor]) -> None:
     """Zero every state tensor of a parameter's own shape where `keep` is false."""
     for parameter, kept in keep.items():
         for value in state_of(parameter, optimizers).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                silence(value, kept)
+                apply_mask(value, kept)

@@ -1,4 +1,4 @@
-"""Pools: which units compete together, and how many members of each live."""
+"""Pools: which units compete global_allocation, and how many members of each live."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from svite.sparsity.mask import count
 
 @dataclass(frozen=True)
 class Pool:
-    """Units that compete together, and the fraction of their members that lives in the end.
+    """Units that compete global_allocation, and the fraction of their members that lives in the end.
 
     A unit may lose its last member only where `may_empty` says so.
     """
@@ -53,7 +53,7 @@ def uniform(units: Sequence[Unit], density: float) -> list[Pool]:
     return _filled([Pool((unit,), density) for unit in units])
 
 
-def together(units: Sequence[Unit], density: float) -> list[Pool]:
+def global_allocation(units: Sequence[Unit], density: float) -> list[Pool]:
     """One pool of all units of a kind: the best members of the whole model live, heads beside heads, neurons beside
     neurons. (A head has a hundred times the weights of a neuron, and no score of both says which to keep.)
 
@@ -70,12 +70,12 @@ def together(units: Sequence[Unit], density: float) -> list[Pool]:
 
 
 def with_branches(units: Sequence[Unit], density: float) -> list[Pool]:
-    """Pools as of `together`, in which whole units may end empty: `svite.shrink(branches=True)` removes their branches.
+    """Pools as of `global_allocation`, but units may end empty: `svite.shrink(branches=True)` removes their branches.
 
     Raises ValueError for units of several arenas, and for a density that leaves nothing alive at all.
     """
     check(density=density)
-    pools = [replace(pool, density=density, may_empty=True) for pool in together(units, 1.0)]
+    pools = [replace(pool, density=density, may_empty=True) for pool in global_allocation(units, 1.0)]
     for pool in pools:
         if not pool.keep(density):
             raise ValueError(

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from svite.sparsity.optimizers import unwrapped
 from svite.sparsity.ownership import frozen
 from svite.sparsity.pool import Pool
-from svite.sparsity.sharded import local, shard_like, whole
+from svite.sparsity.sharded import full_tensor, local_shard, shard_like
 
 
 @runtime_checkable
@@ -34,11 +34,11 @@ def pull(pool: Pool, rule: Proximal, weights: Mapping[str, Tensor], optimizers: 
         if frozen([unit], weights):
             continue
         first = unit.parts[0].name
-        squares = {part.name: whole(weights[part.name].square()) for part in unit.parts}
+        squares = {part.name: full_tensor(weights[part.name].square()) for part in unit.parts}
         size = sum(weights[part.name].numel() for part in unit.parts) / unit.size
         factors = rule.proximal(unit.gather(squares).sqrt(), size, rates[id(weights[first])], step)
         if factors is None:
             return
         for part in unit.parts:
             weight = weights[part.name]
-            local(weight).mul_(local(shard_like(part.cut.spread(factors, weight.shape), weight)))
+            local_shard(weight).mul_(local_shard(shard_like(part.cut.spread(factors, weight.shape), weight)))

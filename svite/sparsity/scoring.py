@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svite.sparsity.living import Living
 from svite.sparsity.score import NEEDS_GRADIENT, Evidence, Score
-from svite.sparsity.sharded import dealt, whole
+from svite.sparsity.sharded import dealt, full_tensor
 
 
 def seeded(seed: int, step: int, name: str) -> torch.Generator:
@@ -21,7 +21,7 @@ def seeded(seed: int, step: int, name: str) -> torch.Generator:
 
 def _finite(values: Float[Tensor, "..."]) -> bool:
     # A sum is finite of finite numbers only, and takes a thirtieth of the time; of many large ones it may overflow.
-    return bool(whole(values.sum()).isfinite()) or bool(whole(values.isfinite().all()))
+    return bool(full_tensor(values.sum()).isfinite()) or bool(full_tensor(values.isfinite().all()))
 
 
 def _single(values: Tensor | None) -> Tensor | None:
@@ -48,7 +48,7 @@ class Scorer:
         for part in self.living.units[unit].parts:
             weight, generator = self.living.weights[part.name], seeded(self.seed, step, part.name)
             seen = Evidence(_single(weight.detach()), _single(weight.grad), generator, part.outgoing)
-            values[part.name] = whole(score(seen))
+            values[part.name] = full_tensor(score(seen))
         return self.living.units[unit].gather(values).abs()
 
     def averaged(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
@@ -57,7 +57,7 @@ class Scorer:
         Raises ValueError naming a unit with a member whose score is not a number, and so neither high nor low.
         """
         sums = self._sums.get(score.__name__, {})
-        values = whole(sums[unit]) / self._batches if unit in sums else self.now(score, unit, step)
+        values = full_tensor(sums[unit]) / self._batches if unit in sums else self.now(score, unit, step)
         if bool(values.sum().isnan()):  # none is negative, so infinite ones do not cancel
             raise ValueError(f"The score '{score.__name__}' is NaN for members of {unit}; it must order all of them.")
         return values
@@ -107,7 +107,7 @@ class Scorer:
 
     def state_dict(self) -> dict[str, Any]:
         """The running sums, whole."""
-        sums = {s: {unit: whole(value).clone() for unit, value in sums.items()} for s, sums in self._sums.items()}
+        sums = {s: {unit: full_tensor(value).clone() for unit, value in sums.items()} for s, sums in self._sums.items()}
         return {"sums": sums, "batches": self._batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -17,12 +17,12 @@ def is_sharded(tensors: Iterable[Tensor]) -> bool:
     return any(isinstance(tensor, DTensor) for tensor in tensors)
 
 
-def whole(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+def full_tensor(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """All of a tensor, the same on every rank; all ranks have to ask, in the same order."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def local(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+def local_shard(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """This rank's shard itself, not a copy; it may be empty."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -11,10 +11,17 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from svite.sparsity import mask, topology, waiting
+from svite.sparsity import candidates, mask, topology
 from svite.sparsity.attach import Attachment, attached_to, owners, tell_of_loaded
 from svite.sparsity.living import Living, Rebound
-from svite.sparsity.optimizers import checked, keep_state, mixes_entries, skipped, tell_of_factored, trained_by
+from svite.sparsity.optimizers import (
+    checked,
+    mixes_entries,
+    reset_optimizer_state,
+    skipped,
+    tell_of_factored,
+    trained_by,
+)
 from svite.sparsity.ownership import frozen, listed, refuse_replaced, refuse_shared, refuse_untrained
 from svite.sparsity.pool import Pool
 from svite.sparsity.proximal import Proximal, pull
@@ -22,7 +29,7 @@ from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.schedule import Trigger
 from svite.sparsity.score import NEEDS_GRADIENT
 from svite.sparsity.scoring import Scorer
-from svite.sparsity.sharded import at_rest, local
+from svite.sparsity.sharded import at_rest, local_shard
 from svite.sparsity.state import plan, refuse_other
 
 _clock = count(1)  # of events of this process
@@ -47,7 +54,7 @@ class Sparsifier(Living):
         pools: who competes with whom, at what density.
         rule: how the living are chosen: one rule, or one a pool.
         when: at which steps; step 0 is now.
-        seed: of random topologies, random growth and weights in waiting.
+        seed: of random topologies, random growth and re-initialised candidates.
         dense_moments: leave gradients and optimizer state unmasked, as the reference code of SViTE does.
     """
 
@@ -72,25 +79,25 @@ class Sparsifier(Living):
         self._restored = False  # whether a state was ever loaded
         self.attachment: Attachment | None = None
         self._watched: dict[Optimizer, RemovableHandle] = {}
-        self._laying: tuple[RemovableHandle, ...] = ()
+        self._before_forward: tuple[RemovableHandle, ...] = ()
         self._resting: frozenset[str] = frozenset()
-        self.followers: list[waiting.BeforeForward] = []  # hooks of the model that ask this sparsifier
-        self.lays, self._laid = True, ()  # weights in waiting: whether at all, and how they were left
+        self.followers: list[candidates.BeforeForward] = []  # hooks of the model that ask this sparsifier
+        self.reinitialises, self._reinitialised = True, ()  # whether at all, and the versions that this left
         self.scorer = Scorer(self, seed)
         start = topology.first(self.contests, self.scorer)
         if when(0):
             start = topology.selected(self.contests, self.scorer, start, 0)
         topology.refuse_empty(self.contests, start)
         self.begin(start)
-        waiting.quieten(model, self.weights)
-        self._lay_before_forward()
+        candidates.disable_earlier(model, self.weights)
+        self._reinitialise_before_forward()
 
-    def _lay_before_forward(self) -> None:
-        for handle in self._laying:
+    def _reinitialise_before_forward(self) -> None:
+        for handle in self._before_forward:
             handle.remove()
-        if self.waits:
-            self.followers.append(waiting.BeforeForward(self))
-            self._laying = (self.model.register_forward_pre_hook(self.followers[-1], prepend=True),)
+        if self.candidates:
+            self.followers.append(candidates.BeforeForward(self))
+            self._before_forward = (self.model.register_forward_pre_hook(self.followers[-1], prepend=True),)
 
     def __deepcopy__(self, memo: dict) -> "Sparsifier":
         if self._begun:
@@ -122,7 +129,7 @@ class Sparsifier(Living):
         return self._pending or (now > 0 and self.when(now) and not done)
 
     @property
-    def _looking(self) -> bool:
+    def _is_scoring_step(self) -> bool:
         """Whether this step's scores enter an update."""
         return self.update_due or any(self.when(self._now + steps) for steps in range(1, self.batches))
 
@@ -130,7 +137,7 @@ class Sparsifier(Living):
     def wants_dense_gradient(self) -> bool:
         """Whether this step's gradients of dead weights are looked at."""
         grows = [rule.grow for rule in self.rules if isinstance(rule, DropGrow)]
-        return not NEEDS_GRADIENT.isdisjoint(grows) and self._looking
+        return not NEEDS_GRADIENT.isdisjoint(grows) and self._is_scoring_step
 
     @property
     def batches(self) -> int:
@@ -177,18 +184,19 @@ class Sparsifier(Living):
 
     def prepare(self, optimizers: Sequence[Optimizer]) -> None:
         """What `before_step` does, for hooks."""
-        laid = self.lays or not self.waits  # for births of this step; who was left alone finds nothing in waiting
+        # Where nobody stepped for a while, candidates are re-initialised from the next step on.
+        can_grow = self.reinitialises or not self.candidates
         self.watch(*optimizers)
         tell_of_loaded(self._watched, self._restored)
         self._stepped = False
-        looked = self._looking and self.scorer.gradients_are_finite()
-        if looked:
+        scored = self._is_scoring_step and self.scorer.gradients_are_finite()
+        if scored:
             self._let_rest()
             if self.batches > 1:
                 self.scorer.gather({score for rule in self.rules for score in rule.scores}, self.step, self._resting)
         if self.update_due:
             self._pending = True  # until it is done
-            if looked and laid:
+            if scored and can_grow:
                 self._update(optimizers)
         self.mask_gradients(optimizers)
 
@@ -196,7 +204,7 @@ class Sparsifier(Living):
         """Make dead gradients exactly zero, where these optimizers get them so."""
         for name in self.masked_gradients(*optimizers):
             if self.weights[name].grad is not None:
-                mask.silence(self.weights[name].grad, self.masks[name])
+                mask.apply_mask(self.weights[name].grad, self.masks[name])
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -225,18 +233,18 @@ class Sparsifier(Living):
         parts = [(unit.is_structure, part.name) for unit in self.units.values() for part in unit.parts]
         return [name for whole, name in parts if whole or id(self.weights[name]) not in mixed]
 
-    def lay_waiting(self, model: nn.Module) -> None:
-        """Before the first forward pass of a step that decides on births: weights for heads and neurons in waiting."""
-        if self.lays and self._looking and self._laid != self._versions():
+    def reinitialise_candidates(self, model: nn.Module) -> None:
+        """Before the first forward pass of a step that is scored: new incoming weights for dead heads and neurons."""
+        if self.reinitialises and self._is_scoring_step and self._reinitialised != self._versions():
             now = self._now
             update = next((step for step in range(now, now + self.batches) if self.when(step)), now)
             at_rest(model)
-            waiting.lay(self.waits, self.weights, self.masks, self.seed, update)
-            self._laid = self._versions()
+            candidates.reinitialise(self.candidates, self.weights, self.masks, self.seed, update)
+            self._reinitialised = self._versions()
 
     def _versions(self) -> tuple[int, ...]:
         """How often the weights that may wait were written to."""
-        return tuple(local(self.weights[part.name])._version for unit in self.waits for part in unit.parts)
+        return tuple(local_shard(self.weights[part.name])._version for unit in self.candidates for part in unit.parts)
 
     def watch(self, *optimizers: Optimizer) -> None:
         """Learn from now on whether one of these optimizers really steps.
@@ -250,7 +258,7 @@ class Sparsifier(Living):
         begun = [owner for owner in owners(inner) if isinstance(owner, Sparsifier) and owner._begun > self._built]
         others = [other for other in (*begun, *attached_to(self.weights.values())) if other is not self]
         refuse_shared(self.weights, [other.weights for other in dict.fromkeys(others)])
-        self.lays = True
+        self.reinitialises = True
         if inner == list(self._watched):
             return
         for handle in self._watched.values():
@@ -290,7 +298,7 @@ class Sparsifier(Living):
             born = self.spread(((name, after[name] & ~before[name]) for name in after), self.weights)
             changed = self.spread(((name, after[name] ^ before[name]) for name in after), self.weights)
             fresh = born | {name: changed[name] for name in self.masked_gradients(*optimizers)}
-            keep_state(optimizers, {weight: ~fresh[name] for name, weight in self.weights.items()})
+            reset_optimizer_state(optimizers, {weight: ~fresh[name] for name, weight in self.weights.items()})
         self.history.record(before, after, self.step, self.fraction(self.step))
         self.hold(after)
         self.mask_weights()
@@ -302,7 +310,7 @@ class Sparsifier(Living):
         said = super().rebind(model)
         if other:
             self.followers.clear()  # they are hooks of the model that was
-            self._lay_before_forward()
+            self._reinitialise_before_forward()
         return said
 
     def _let_go(self, dropped: Collection[str]) -> None:
@@ -344,7 +352,7 @@ class Sparsifier(Living):
     def restore(self, state: Mapping[str, Any]) -> None:
         """As `load_state_dict`, but for the weights, which the same checkpoint brings along, sooner or later."""
         self.refuse_other(state)
-        self._restored, self._begun, self._stepped, self._laid = True, 0, False, ()
+        self._restored, self._begun, self._stepped, self._reinitialised = True, 0, False, ()
         if self.attachment:
             self.attachment.forget_step()
         self.step, self._pending = state["step"], state["pending"]

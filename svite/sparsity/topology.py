@@ -28,7 +28,7 @@ def first(contests: Contests, scorer: Scorer) -> Topology:
 def selected(
     contests: Contests, scorer: Scorer, alive: Mapping[str, Tensor], step: int, resting: Collection[str] = ()
 ) -> Topology:
-    """The topology from `step` on. While training goes on, nobody takes a unit's last member away.
+    """The topology from `step` on. While training goes on, every unit keeps at least one member.
 
     Units that rest keep their members; the others of their pool compete at the same density.
 

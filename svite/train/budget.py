@@ -1,7 +1,7 @@
 """What a training run costs: images, and operations counted in multiply-accumulates."""
 
+from svite.params.study import HALF, Run
 from svite.sparsity.sparsifier import Sparsifier
-from svite.study import HALF, Run
 from svite.vit.cost import Macs
 from svite.vit.structure import HEADS
 
@@ -38,7 +38,7 @@ class Spending:
             return 3 * self.dense
         sparse = self._forward(sparsifier)
         if sparsifier.wants_dense_gradient:
-            return 3 * self.dense if sparsifier.waits else 2 * sparse + self.dense
+            return 3 * self.dense if sparsifier.candidates else 2 * sparse + self.dense
         masked = len(sparsifier.masked_gradients(optimizer)) == len(sparsifier.weights)
         return 3 * sparse if masked else 2 * sparse + self.dense
 

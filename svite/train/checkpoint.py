@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svite.recipe import shown
-from svite.store.files import whole
+from svite.io.files import whole
+from svite.params.recipe import shown
 
 SHOWN = 3  # settings that differ; of a data set every class may
 

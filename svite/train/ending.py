@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from svite.recipe import Recipe
+from svite.params.recipe import Recipe
 from svite.train.checkpoint import last_good
-from svite.train.finite import Diverged
+from svite.train.nonfinite import Diverged
 
 
 class Stopped(BaseException):

@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from svite.data.memory import Data, Split
+from svite.data.source import Batch
 from svite.sparsity.sharded import at_rest
-from svite.train.data import Data, Split
 from svite.train.processes import padded
-from svite.train.source import Batch
 from svite.vit.mode import evaluating
 
 

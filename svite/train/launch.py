@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from svite.study import Training
+from svite.params.study import Training
 
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # with torchrun's own, gloo hangs after a restart (torch 2.13)
 
@@ -20,7 +20,7 @@ def launch(training: Training, folder: str | Path, processes: int, shard: bool =
     Raises RuntimeError, with what the processes said of it, where the training fails.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "svite.train", "--output", str(folder), *(["--shard"] if shard else [])]
+    command += ["-m", "svite", "train", "--output", str(folder), *(["--shard"] if shard else [])]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as params, tempfile.TemporaryFile("w+") as errors:
         params.write(training.model_dump_json())
         params.flush()

@@ -11,21 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from svite.data.source import Source
+from svite.params.device import threads
+from svite.params.study import Run
 from svite.sparsity.sharded import at_rest
 from svite.sparsity.sparsifier import Sparsifier
-from svite.study import Run
 from svite.tokens import anneal
 from svite.train import budget, sharding, told
+from svite.train.builders import Average, first_model, make_optimizer, make_schedule, sparsify
 from svite.train.checkpoint import Writer, last_good, of_this_version, refuse_foreign, refuse_other, remove_halves
-from svite.train.device import threads
 from svite.train.ending import Stopped, naming_the_batch, naming_the_last_good, until_asked
 from svite.train.evaluate import validated
-from svite.train.finite import LOSS, Diverged, first_layer, first_parameter
+from svite.train.nonfinite import LOSS, Diverged, first_layer, first_parameter
 from svite.train.objective import Labels, Objective, Pixels
-from svite.train.parts import Average, first_model, make_optimizer, make_schedule, sparsify
 from svite.train.processes import accelerator_of_this_machine, everywhere, refuse_disagreement, share_of, together
 from svite.train.progress import Progress
-from svite.train.source import Source
 from svite.vit.cost import macs
 from svite.vit.narrow import narrow
 

@@ -10,10 +10,10 @@ from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from svite.recipe import Distillation, Mixing, Recipe, near
-from svite.store.saved import load
-from svite.train.source import Moments
-from svite.train.views import random_numbers_kept
+from svite.data.source import Moments
+from svite.data.views import random_numbers_kept
+from svite.io.saved import load
+from svite.params.recipe import Distillation, Mixing, Recipe, near
 
 Pixels = Float[Tensor, "image channel height width"]
 Labels = Num[Tensor, "image *class"]

@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
+from svite.data.source import Batch, Share
+from svite.params.device import takes_gpu
 from svite.sparsity.sparsifier import Sparsifier
-from svite.train.device import takes_gpu
-from svite.train.source import Batch, Share
 
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 

@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
-from svite.sparsity.sharded import shard_like, whole
+from svite.sparsity.sharded import full_tensor, shard_like
 
 
 def shard(model: nn.Module, device: torch.device, processes: int) -> None:
@@ -22,7 +22,7 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> None:
 def gathered(state: Any) -> Any:
     """A nested state with every sharded tensor whole; all processes have to ask, in the same order."""
     if isinstance(state, Tensor):
-        return whole(state)
+        return full_tensor(state)
     if isinstance(state, dict):
         return {key: gathered(value) for key, value in state.items()}
     return [gathered(value) for value in state] if isinstance(state, list) else state

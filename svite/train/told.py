@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from svite.options import shares
-from svite.recipe import Strict
+from svite.params.options import shares
+from svite.params.recipe import Strict
+from svite.params.study import DENSE, HALF, Run, Training
 from svite.sparsity.sparsifier import Sparsifier
-from svite.study import DENSE, HALF, Run, Training
-from svite.train.parts import takes
+from svite.train.builders import takes
 
 FOR_MEMORY = ("rotate", "zoom", "shift")
 

@@ -1,0 +1,1 @@
+"""Images: in memory, in folders and tar files, in shards from elsewhere; what a model sees of each."""

@@ -1,0 +1,1 @@
+"""The commands, and what `dvc.yaml` runs: notebooks as stages, several at a time."""
