@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny_notebooks import make, save
 
 from svite.params.study import METHODS
-from svite.pipeline import code, notebooks
+from svite.pipeline import code, copies, notebooks
 
 ROOT = Path(__file__).parent.parent
 MODULE = """\"\"\"Says what.\"\"\"
@@ -146,23 +146,23 @@ def test_the_copies_are_made_again_when_any_code_changes():
 def test_a_cell_may_hold_magic(tmp_path, monkeypatch, magic):
     make(tmp_path, monkeypatch)
     save("a", f"{magic}\nfrom svite.vit import cost")
-    assert "svite.vit.cost" in notebooks.copies()[Path(".nb/code/a.txt")]
+    assert "svite.vit.cost" in copies.copies()[Path(".nb/code/a.txt")]
 
 
 def test_a_cell_that_is_no_python_is_one_sentence(tmp_path, monkeypatch):
     make(tmp_path, monkeypatch)
     save("a", "def :")
-    with pytest.raises(notebooks.NotebookError, match=r"^notebooks/a\.ipynb has a cell that is no Python \(.*\)\.$"):
-        notebooks.clean()
+    with pytest.raises(copies.NotebookError, match=r"^notebooks/a\.ipynb has a cell that is no Python \(.*\)\.$"):
+        copies.clean()
 
 
 def test_a_method_that_is_no_python_is_one_sentence(tmp_path, monkeypatch):
     make(tmp_path, monkeypatch)
     (tmp_path / "mine.py").write_text("def mine(:")
-    monkeypatch.setattr(notebooks, "METHODS", ("mine",))
+    monkeypatch.setattr(copies, "METHODS", ("mine",))
     monkeypatch.setattr(code, "_file", lambda module: tmp_path / f"{module.rsplit('.')[-1]}.py")
-    with pytest.raises(notebooks.NotebookError, match=r"mine\.py, line 1, is no Python \(.*\)\.$"):
-        notebooks.clean()
+    with pytest.raises(copies.NotebookError, match=r"mine\.py, line 1, is no Python \(.*\)\.$"):
+        copies.clean()
 
 
 # The record
@@ -187,7 +187,7 @@ def md5_of(path: Path) -> str:
 
 def test_the_record_is_of_the_committed_code(monkeypatch):
     monkeypatch.chdir(ROOT)
-    made = {str(path): md5(text.encode()) for path, text in notebooks.copies().items()}
+    made = {str(path): md5(text.encode()) for path, text in copies.copies().items()}
     deps = [(name, dep) for name, stage in recorded().items() for dep in stage.get("deps", ()) if ".nb/" in dep["path"]]
     assert len(deps) > 2 * len(recorded()) - 2
     assert not {name for name, dep in deps if made.get(dep["path"]) != dep["md5"]}, "run `make repro`"

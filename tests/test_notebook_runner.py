@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tiny_notebooks import PARAMETERS, make, run, save, start, text
 
-from svite.pipeline import notebooks
+from svite.pipeline import copies, notebooks
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,21 +26,21 @@ def place(tmp_path, monkeypatch):
 
 def test_saving_a_notebook_does_not_change_its_copy(place):
     save("a", "1 + 1", "")
-    notebooks.clean()
+    copies.clean()
     before = Path(".nb/a.ipynb").read_bytes()
     save("a", "1 + 1")  # other ids, and the empty last cell is gone
-    notebooks.clean()
+    copies.clean()
     assert Path(".nb/a.ipynb").read_bytes() == before
     save("a", "1 + 2")
-    notebooks.clean()
+    copies.clean()
     assert Path(".nb/a.ipynb").read_bytes() != before
 
 
 def test_a_copy_names_the_python_kernel_and_holds_no_outputs(place):
     save("a", "1 + 1")
-    notebooks.clean()
+    copies.clean()
     copy = json.loads(Path(".nb/a.ipynb").read_text())
-    assert copy["metadata"] == {"kernelspec": notebooks.KERNEL}
+    assert copy["metadata"] == {"kernelspec": copies.KERNEL}
     assert [cell["id"] for cell in copy["cells"]] == ["0", "1"]
     assert copy["cells"][0]["metadata"] == {"tags": ["parameters"]}
     assert all(not c["outputs"] and c["execution_count"] is None for c in copy["cells"])
@@ -49,9 +49,9 @@ def test_a_copy_names_the_python_kernel_and_holds_no_outputs(place):
 def test_a_dropped_notebook_loses_its_copy(place):
     save("a", "1")
     save("b", "1")
-    notebooks.clean()
+    copies.clean()
     Path("notebooks/a.ipynb").unlink()
-    notebooks.clean()
+    copies.clean()
     assert [path.name for path in Path(".nb").glob("*.ipynb")] == ["b.ipynb"]
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_no_notebook_is_one_sentence(place, content):
     with pytest.raises(
         notebooks.NotebookError, match=r"^notebooks/a\.ipynb is no notebook \(.*\); save it anew, or .*\.$"
     ):
-        notebooks.clean()
+        copies.clean()
 
 
 # ---- determinism --------------------------------------------------------------------------------

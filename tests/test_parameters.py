@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 from svite.params.recipe import read
 from svite.params.study import Training, load
 from svite.params.yaml import DEEPEST, yaml_value
-from svite.pipeline.notebooks import NotebookError, parameter
+from svite.pipeline.copies import NotebookError
+from svite.pipeline.notebooks import parameter
 
 ROOT = Path(__file__).parent.parent
 DIGITS, FOLDER = ROOT / "recipes/digits.yaml", ROOT / "recipes/image_folder.yaml"

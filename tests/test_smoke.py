@@ -142,17 +142,37 @@ def test_saving_a_notebook_reruns_no_notebook(place):
 @pytest.mark.slow
 def test_editing_a_figure_retrains_nothing(place):
     with (place / "svite/report/style.py").open("a") as file:
-        file.write("# a change\n")
+        file.write("CHANGED = True\n")
     code, out = repro(place)
     assert code == 0
-    assert {"figures"} <= done(out) <= {"figures", "report"}
+    assert {"notebooks", "figures"} <= done(out) <= {"notebooks", "figures", "report"}
+
+
+@pytest.mark.slow
+def test_a_comment_and_a_docstring_rerun_nothing(place):
+    for name in ("sparsity/mask.py", "train/loop.py", "report/style.py"):
+        path = place / "svite" / name
+        path.write_text(path.read_text().replace('"""', '"""Changed. ', 1) + "# a change\n")
+    code, out = repro(place)
+    assert (code, done(out)) == (0, {"notebooks"})
+
+
+@pytest.mark.slow
+def test_a_change_of_one_method_reruns_its_runs(place):
+    with (place / "svite/methods/gmp.py").open("a") as file:
+        file.write("CHANGED = True\n")
+    code, out = repro(place)
+    assert code == 0
+    trained = {stage for stage in done(out) if "@" in stage}
+    assert trained
+    assert all(stage.startswith("sparse@gmp-") for stage in trained)
 
 
 @pytest.mark.slow
 def test_adding_a_method_retrains_nothing(place):
     shutil.copy(place / "svite/methods/set.py", place / "svite/methods/another.py")
     code, out = repro(place)
-    assert (code, done(out)) == (0, set())
+    assert (code, done(out)) == (0, {"notebooks"})
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_torch_and_timm_are_there_and_the_projects_own_code_is_not(warm_place):
 
 
 def test_what_a_training_needs_is_there_already(warm_place):
-    code = "import sys\nbefore = set(sys.modules)\nfrom svite.train import results\nfrom svite.report import figures\n"
+    code = "import sys\nbefore = set(sys.modules)\nfrom svite.study import results\nfrom svite.report import figures\n"
     save(
         "a",
         code + "print(sorted({n.split('.')[0] for n in sys.modules.keys() - before} & {'torch', 'timm', 'pandas'}))",
@@ -155,7 +155,7 @@ def test_a_fork_behaves_as_a_process_does(warm_place):
     assert (running.wait(), running.poll()) == (-signal.SIGTERM, -signal.SIGTERM)
 
 
-WITHOUT = "from svite import notebooks, warm\nwith warm.kernels(): notebooks.run('a', None, [], [])"
+WITHOUT = "from svite.pipeline import notebooks, warm\nwith warm.kernels(): notebooks.run('a', None, [], [])"
 
 
 def test_where_svite_is_not_installed_kernels_are_ordinary_ones_and_it_is_told(place):

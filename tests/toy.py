@@ -36,7 +36,8 @@ metrics: [metrics]
 """
 WORK = """
 import json, os, pathlib, sys, time
-from svite.pipeline.notebooks import die_with_parent, read_yaml
+from svite.pipeline.notebooks import read_yaml
+from svite.pipeline.orphans import die_with_parent
 die_with_parent()
 name, nap = sys.argv[1], float(os.environ.get("NAP", 0))
 with open("ran.txt", "a") as file:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from svite.pipeline import notebooks
+from svite.pipeline import copies, notebooks
 from svite.pipeline.locks import PipelineError, alone
 from svite.pipeline.repro import dvc_environment
 
@@ -88,7 +88,7 @@ def repro_in(place: Path, jobs: int, **options: Any) -> subprocess.CompletedProc
 
 def figures() -> None:
     """Run the stages `figures` and `report` as dvc.yaml has them, without DVC or data."""
-    notebooks.clean()
+    copies.clean()
     stages = notebooks.read_yaml(Path("dvc.yaml"))["stages"]
     for stage in ("figures", "report"):
         command = shlex.split(stages[stage]["cmd"])

@@ -7,8 +7,8 @@ from types import FrameType
 
 from svite.pipeline import chores, training
 from svite.pipeline import repro as pipeline
+from svite.pipeline.copies import NotebookError
 from svite.pipeline.locks import PipelineError
-from svite.pipeline.notebooks import NotebookError
 
 
 def main() -> None:

@@ -3,14 +3,12 @@
     python -m svite.pipeline.notebooks clean
     python -m svite.pipeline.notebooks run 20_sparse --key svite-0.3-0 --section model recipe -p density=0.3
 
-DVC compares bytes. So a copy in .nb/ holds nothing that merely saving a notebook changes, and an
-executed notebook in reports/notebooks/ holds nothing in which two equal runs would differ: no
-times, process ids, addresses or progress lines.
+DVC compares bytes. So an executed notebook in reports/notebooks/ holds nothing in which two equal
+runs would differ: no times, process ids, addresses or progress lines.
 """
 
 import argparse
 import ast
-import ctypes
 import json
 import os
 import re
@@ -21,111 +19,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from svite.params.study import METHODS
-from svite.pipeline import code
+from svite.pipeline.copies import COPIES, KERNEL, NotebookError, clean, document, read_notebook, tags_of, text_of, write
+from svite.pipeline.orphans import die_with_parent
 
-SOURCES, COPIES, CODE = Path("notebooks"), Path(".nb"), Path(".nb/code")
 EXECUTED, SCRATCH = Path("reports/notebooks"), Path(".scratch/notebooks")
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PROGRESS = re.compile(r"^epoch .*\n?", re.MULTILINE)  # live on the terminal, never saved
 PLAIN = {"ValueError", "FileNotFoundError", "OSError", "MemoryError"}  # their sentence is enough
-
-
-class NotebookError(Exception):
-    """One sentence for a person: what was wrong, where, what would be right."""
-
-
-# ---- canonical copies ---------------------------------------------------------------------------
-
-
-def canonical(notebook: dict) -> dict:
-    """The notebook without what saving it changes: outputs, ids, counts, kernels, empty cells.
-
-    >>> cell = {"cell_type": "code", "id": "x7", "source": ["a = 1"], "metadata": {}}
-    >>> sorted(canonical({"cells": [cell], "metadata": {}})["cells"][0].items())[2:]
-    [('id', '0'), ('metadata', {}), ('outputs', []), ('source', 'a = 1')]
-    """
-    return _document([c for c in map(_canonical_cell, notebook["cells"]) if c["source"].strip()])
-
-
-def _canonical_cell(cell: dict) -> dict:
-    kept = {"cell_type": cell["cell_type"], "source": "".join(cell["source"])}
-    kept["metadata"] = _tags(cell)
-    if cell["cell_type"] == "code":
-        kept |= {"execution_count": None, "outputs": []}
-    if "attachments" in cell:
-        kept["attachments"] = cell["attachments"]
-    return kept
-
-
-def _tags(cell: dict) -> dict:
-    tags = cell["metadata"].get("tags")
-    return {"tags": list(tags)} if tags else {}
-
-
-def _document(cells: list[dict]) -> dict:
-    cells = [cell | {"id": str(i)} for i, cell in enumerate(cells)]
-    return {"cells": cells, "metadata": {"kernelspec": KERNEL}, "nbformat": 4, "nbformat_minor": 5}
-
-
-def _text(notebook: dict) -> str:
-    """The notebook in one fixed form."""
-    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def write(text: str, path: Path) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def read_notebook(path: Path) -> dict:
-    """The notebook as it lies on disk; NotebookError for a file that is none."""
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        if all("source" in cell and "metadata" in cell for cell in notebook["cells"]):
-            return notebook
-        reason = "a cell without source or metadata"
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    raise NotebookError(f"{path} is no notebook ({reason}); save it anew, or `git checkout` it.")
-
-
-def clean() -> None:
-    """Make .nb/ hold `copies`, and no more."""
-    made = copies()
-    for stale in {path for path in COPIES.rglob("*") if path.is_file()} - made.keys():
-        stale.unlink()
-    for path, text in made.items():
-        write(text, path)
-
-
-def copies() -> dict[Path, str]:
-    """The canonical copy of every numbered notebook, and what each of them and every method runs of svite."""
-    notebooks = {source: canonical(read_notebook(source)) for source in sorted(SOURCES.glob("*.ipynb"))}
-    running = {source.stem: code.reached(_code_of(notebook, source)) for source, notebook in notebooks.items()}
-    try:
-        running |= {f"methods/{method}": code.behind_method(method) for method in METHODS}
-        listed = {CODE / f"{name}.txt": code.checksums(modules) for name, modules in running.items()}
-    except SyntaxError as error:
-        raise NotebookError(f"{error.filename}, line {error.lineno}, is no Python ({error.msg}).") from None
-    return {COPIES / source.name: _text(notebook) for source, notebook in notebooks.items()} | listed
-
-
-def _code_of(notebook: dict, path: Path) -> list[str]:
-    """The cells of code, magic commands turned into Python."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    python = TransformerManager().transform_cell
-    cells = [python(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    for cell in cells:
-        try:
-            ast.parse(cell)
-        except SyntaxError as error:
-            raise NotebookError(f"{path} has a cell that is no Python ({error.msg}: {error.text!r}).") from None
-    return cells
 
 
 # ---- parameters ---------------------------------------------------------------------------------
@@ -187,12 +86,6 @@ def check(name: str, notebook: dict, given: dict) -> None:
 # ---- execution ----------------------------------------------------------------------------------
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, however that happened: no orphans."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 def environment() -> dict[str, str]:
     """Settings that the kernel inherits; what the user has already set wins for threads only."""
     return {
@@ -236,7 +129,7 @@ def execute(notebook: dict, name: str, parameters: dict, output: Path) -> dict:
             raise NotebookError(_sentence(name, error, output)) from None
 
 
-KERNEL_START = "__import__('svite.pipeline.notebooks').notebooks.die_with_parent()"
+KERNEL_START = "__import__('svite.pipeline.orphans').pipeline.orphans.die_with_parent()"
 
 
 def _sentence(name: str, error: Any, output: Path) -> str:
@@ -259,11 +152,11 @@ def settled(notebook: dict) -> dict:
     """An executed notebook without the clock, process ids, addresses and progress lines."""
     cells = []
     for cell in json.loads(json.dumps(notebook["cells"])):
-        cell["metadata"] = _tags(cell)
+        cell["metadata"] = tags_of(cell)
         if cell["cell_type"] == "code":
             cell["outputs"] = [o for o in map(_settled_output, cell["outputs"]) if o]
         cells.append(cell)
-    return _document(cells)
+    return document(cells)
 
 
 def _settled_output(output: dict) -> dict | None:
@@ -299,7 +192,7 @@ def run(name: str, key: str | None, sections: list[str], parameters: list[str]) 
     outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
     if any(o["output_type"] == "error" for o in outputs):  # SystemExit(0) passes for success
         raise NotebookError(f"{name} left by sys.exit before its end: later cells never ran.")
-    write(_text(settled(executed)), result)
+    write(text_of(settled(executed)), result)
     attempt.unlink()
     return result
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from svite.pipeline import locks, warm
 from svite.pipeline.locks import PipelineError
-from svite.pipeline.notebooks import die_with_parent, read_yaml
+from svite.pipeline.notebooks import read_yaml
+from svite.pipeline.orphans import die_with_parent
 
 EPOCH = re.compile(r"epoch +(\d+)/(\d+)")
 

@@ -20,7 +20,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import NoReturn
 
-from svite.pipeline.notebooks import die_with_parent, environment
+from svite.pipeline.notebooks import environment
+from svite.pipeline.orphans import die_with_parent
 
 ADDRESS = "SVITE_WARM"  # the environment variable that tells a stage where to ask for a kernel
 PROVISIONER = "svite-warm"  # as pyproject.toml registers it

@@ -1,0 +1,109 @@
+"""Canonical copies of the notebooks, and what each of them and every method runs of svite.
+
+DVC compares bytes. So a copy in .nb/ holds nothing that merely saving a notebook changes, and .nb/code/ holds
+checksums of syntax.
+"""
+
+import ast
+import json
+from pathlib import Path
+
+from svite.params.study import METHODS
+from svite.pipeline import code
+
+SOURCES, COPIES, CODE = Path("notebooks"), Path(".nb"), Path(".nb/code")
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+class NotebookError(Exception):
+    """One sentence for a person: what was wrong, where, what would be right."""
+
+
+def canonical(notebook: dict) -> dict:
+    """The notebook without what saving it changes: outputs, ids, counts, kernels, empty cells.
+
+    >>> cell = {"cell_type": "code", "id": "x7", "source": ["a = 1"], "metadata": {}}
+    >>> sorted(canonical({"cells": [cell], "metadata": {}})["cells"][0].items())[2:]
+    [('id', '0'), ('metadata', {}), ('outputs', []), ('source', 'a = 1')]
+    """
+    return document([c for c in map(_canonical_cell, notebook["cells"]) if c["source"].strip()])
+
+
+def _canonical_cell(cell: dict) -> dict:
+    kept = {"cell_type": cell["cell_type"], "source": "".join(cell["source"])}
+    kept["metadata"] = tags_of(cell)
+    if cell["cell_type"] == "code":
+        kept |= {"execution_count": None, "outputs": []}
+    if "attachments" in cell:
+        kept["attachments"] = cell["attachments"]
+    return kept
+
+
+def tags_of(cell: dict) -> dict:
+    tags = cell["metadata"].get("tags")
+    return {"tags": list(tags)} if tags else {}
+
+
+def document(cells: list[dict]) -> dict:
+    cells = [cell | {"id": str(i)} for i, cell in enumerate(cells)]
+    return {"cells": cells, "metadata": {"kernelspec": KERNEL}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def text_of(notebook: dict) -> str:
+    """The notebook in one fixed form."""
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write(text: str, path: Path) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.writetext_of(text, encoding="utf-8")
+    part.replace(path)
+
+
+def read_notebook(path: Path) -> dict:
+    """The notebook as it lies on disk; NotebookError for a file that is none."""
+    try:
+        notebook = json.loads(path.readtext_of(encoding="utf-8"))
+        if all("source" in cell and "metadata" in cell for cell in notebook["cells"]):
+            return notebook
+        reason = "a cell without source or metadata"
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    raise NotebookError(f"{path} is no notebook ({reason}); save it anew, or `git checkout` it.")
+
+
+def clean() -> None:
+    """Make .nb/ hold `copies`, and no more."""
+    made = copies()
+    for stale in {path for path in COPIES.rglob("*") if path.is_file()} - made.keys():
+        stale.unlink()
+    for path, text in made.items():
+        write(text, path)
+
+
+def copies() -> dict[Path, str]:
+    """The canonical copy of every numbered notebook, and what each of them and every method runs of svite."""
+    notebooks = {source: canonical(read_notebook(source)) for source in sorted(SOURCES.glob("*.ipynb"))}
+    running = {source.stem: code.reached(_code_of(notebook, source)) for source, notebook in notebooks.items()}
+    try:
+        running |= {f"methods/{method}": code.behind_method(method) for method in METHODS}
+        listed = {CODE / f"{name}.txt": code.checksums(modules) for name, modules in running.items()}
+    except SyntaxError as error:
+        raise NotebookError(f"{error.filename}, line {error.lineno}, is no Python ({error.msg}).") from None
+    return {COPIES / source.name: text_of(notebook) for source, notebook in notebooks.items()} | listed
+
+
+def _code_of(notebook: dict, path: Path) -> list[str]:
+    """The cells of code, magic commands turned into Python."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    python = TransformerManager().transform_cell
+    cells = [python(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        try:
+            ast.parse(cell)
+        except SyntaxError as error:
+            raise NotebookError(f"{path} has a cell that is no Python ({error.msg}: {error.text!r}).") from None
+    return cells
