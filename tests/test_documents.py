@@ -66,6 +66,23 @@ def test_the_method_of_contributing_trains():
     assert any(not torch.equal(before[name], alive) for name, alive in sparsifier.masks.items())
 
 
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_document_links_to_is_there(document):
+    links = re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", document.read_text())
+    own = [link for link in links if "://" not in link]
+    assert not [link for link in own if not (document.parent / link).exists()]
+
+
+def test_files_of_the_code_that_documents_name_are_there():
+    for document in DOCUMENTS:
+        if document.name != "LOG.md":  # which tells of files that were
+            named = re.findall(r"`((?:svite|tests|notebooks|recipes|docs)/[\w./-]+\.\w+)`", document.read_text())
+            assert not [name for name in named if not (ROOT / name).exists() and "mine" not in name], document
+
+
 def test_the_readme_lists_every_method():
     table = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert sorted(table) == sorted(METHODS) == sorted(svite.methods.__all__)
