@@ -84,6 +84,14 @@ def test_imports_are_found_wherever_they_stand():
     assert found("import_module('svite.vit._torchvision')") == {"svite.vit._torchvision"}
     assert found("if TYPE_CHECKING:\n    from svite.train import loop") == set()
     assert found("import torch\nfrom svite.vit.cost import macs, nothing") == {"svite.vit.cost"}
+    assert found("import importlib\nimportlib.import_module('svite.vit.cost')") == {"svite.vit.cost"}
+    assert found("import svite as s\ns.cost(model)") == {"svite.vit.cost"}
+    assert found("import svite.report as r\nr.figures.accuracy(x)") == {"svite.report", "svite.report.figures"}
+    assert found("from svite import report\nreport.figures") == {"svite.report", "svite.report.figures"}
+    assert found("from svite import methods as m\nm.omp(model, 0.1)") == {"svite.methods", "svite.methods.omp"}
+    assert found("import svite\nsvite.methods.omp(model)") == {"svite.methods", "svite.methods.omp"}
+    with pytest.raises(SyntaxError, match=r"^imports are absolute here: from svite \.\.\."):
+        code.imports("from . import loop")
 
 
 def test_of_methods_a_notebook_reaches_none_and_each_method_its_own():

@@ -67,7 +67,7 @@ def test_an_argument_that_makes_no_sense_is_named_and_changes_nothing(method, na
     refused(method, rf"^{name} is .*; it must ", **{name: value})
 
 
-LATER = {  # arguments that make no sense global_allocation, or for this model
+LATER = {  # arguments that make no sense together, or for this model
     "gmp": ({"begin": 0.9}, "begin is 0.9, after `until`"),
     "nm": ({"density": 0.3}, "not a whole number of every 4"),
     "l1": ({"until": 1.0}, "`until` is 1.0 of 24 steps"),

@@ -16,6 +16,7 @@ from svite.params.recipe import read
 from svite.params.study import METHODS, Run, Training, key
 from svite.sparsity import layers, pool
 from svite.train import builders
+from svite.train import told as told_of
 from svite.train.models import build
 from svite.train.told import at_rest, unused
 from svite.vit import structure
@@ -61,16 +62,16 @@ def test_every_argument_can_be_said_in_a_parameter_file(method, name, monkeypatc
             Run.of(method=method, options={name: 0.7}, model=MODEL)
         return
     run, value = run_of(method, {name: OTHER[name]}), OTHER[name]
-    assert received(run, monkeypatch)[name] == options.values(method, {name: value})[name]
+    assert received(run, monkeypatch)[name] == options.values({name: value})[name]
 
 
 def test_functions_go_by_their_names():
     for name in ("heads", "neurons", "structures"):
-        assert options.values("svite", {"cut": name}) == {"cut": getattr(structure, name)}
-    assert options.values("svite", {"cut": "elements"}) == {"cut": layers.elements}
-    assert options.values("svite", {"pool": "global"}) == {"pool": pool.global_allocation}
+        assert options.values({"cut": name}) == {"cut": getattr(structure, name)}
+    assert options.values({"cut": "elements"}) == {"cut": layers.elements}
+    assert options.values({"pool": "global"}) == {"pool": pool.global_allocation}
     for name in ("uniform", "with_branches", "erk"):
-        assert options.values("svite", {"pool": name}) == {"pool": getattr(pool, name)}
+        assert options.values({"pool": name}) == {"pool": getattr(pool, name)}
 
 
 @pytest.mark.parametrize(
@@ -79,14 +80,16 @@ def test_functions_go_by_their_names():
         ("svite", {"fracton": 0.3}, "svite has no option 'fracton'; the nearest is fraction"),
         ("omp", {"paper": True}, "omp has no option 'paper'; the options are cut, pool, layers"),
         ("svite", {"fraction": "much"}, "fraction should be a number, not 'much'"),
+        ("svite", {"fraction": 10**400}, "fraction should be a number, not a number of thousands of digits|.*"),
+        ("svite", {"interval": 10**400}, "interval should be a whole number, not .*"),
         ("svite", {"fraction": True}, "fraction should be a number, not True"),
         ("svite", {"interval": 2.5}, "interval should be a whole number, not 2.5"),
         ("svite", {"paper": 1}, "paper should be true or false, not 1"),
         ("svite", {"pool": "unifrom"}, "there is no pool 'unifrom'; the nearest is uniform"),
         ("svite", {"cut": "rows"}, "there is no cut 'rows'; the cuts are elements, heads, neurons, structures"),
-        ("svite", {"cut": 3}, "there is no cut '3'; the cuts are elements, heads, neurons, structures"),
-        ("svite", {"layers": "blocks.*"}, r"layers should be a list of name patterns, .* say, not 'blocks\.\*'"),
-        ("sviteplus", {"at": [1.5]}, "at should be a whole number, or a list of them, not \\[1.5\\]"),
+        ("svite", {"cut": 3}, "there is no cut 3; the cuts are elements, heads, neurons, structures"),
+        ("svite", {"layers": "blocks.*"}, r"layers should be a list of words, .* say or null, not 'blocks\.\*'"),
+        ("sviteplus", {"at": [1.5]}, "at should be a whole number or a list of whole numbers, not \\[1.5\\]"),
         ("svite", {"seed": 1}, "seed is the run's own; set seed"),
         ("svite", {"steps": 1}, r"steps is the run's own; set recipe\.epochs"),
         ("dense", {"pool": "erk"}, "dense has none"),
@@ -120,6 +123,21 @@ def test_a_method_of_ones_own_needs_no_annotations(tmp_path, monkeypatch):
     options.refuse_wrong("mine", {"speed": "any"})
 
 
+def test_a_method_of_ones_own_may_be_written_otherwise(tmp_path, monkeypatch):
+    text = "def other(model, *, density, steps, rate: 'float | None' = None, pool=erk, word: str = 'a'): ..."
+    (tmp_path / "other.py").write_text(text)
+    monkeypatch.setattr(options, "METHODS", tmp_path)
+    assert options.shares("other") == ("density",)
+    options.refuse_wrong("other", {"rate": None, "pool": "erk", "word": "b"})
+    for wrong, said in (
+        ({"rate": "z"}, "rate should be a number or null, not 'z'"),
+        ({"word": 3}, "word should be a word, not 3"),
+        ({"pool": "ark"}, "there is no pool 'ark'; the nearest is erk"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            options.refuse_wrong("other", wrong)
+
+
 # Runs
 
 
@@ -138,11 +156,19 @@ def test_runs_of_other_options_have_other_files():
         return key("svite", 0.3, 0, given)
 
     assert named() == "svite-0.3-0"
-    assert named(layers=["blocks.*/x"], paper=True) == "svite-0.3-0-layers-blocks.__x-paper-true"
+    assert named(paper=True, fraction=0.3) == named(fraction=0.3, paper=True) == "svite-0.3-0-fraction-0.3-paper-true"
+    lists = [["a", "b"], ["a,b"], ["a*"], ["a?"], ["A*"], ["none"], ["null"], [], None]
+    assert len({named(layers=each) for each in lists}) == len(lists)
     assert len({named(), named(fraction=0.1), named(fraction=0.2), named(pool="erk"), named(until=0.2)}) == 5
+    long = {"at": list(range(100))}
     with pytest.raises(ValueError, match="give the run a name"):
-        Run.of(method="svite", options={"layers": ["x" * 300]}, model=MODEL)
-    assert Run.of(method="svite", options={"layers": ["x" * 300]}, model=MODEL, name="short").key == "short"
+        Run.of(method="sviteplus", options=long, model=MODEL)
+    assert Run.of(method="sviteplus", options=long, model=MODEL, name="short").key == "short"
+
+
+def test_a_run_is_read_as_it_was_written():
+    run = Run.of(method="sviteplus", options={"at": (3, 6)}, model=MODEL)
+    assert Run.model_validate_json(run.model_dump_json()) == run
 
 
 def test_options_change_what_is_trained():
@@ -152,7 +178,7 @@ def test_options_change_what_is_trained():
     assert all(unit.startswith("blocks.") for unit in table["unit"])
 
 
-def test_what_options_put_out_of_use_is_told():
+def test_what_options_put_out_of_use_is_told(monkeypatch):
     def told(method: str, given: dict[str, Any], **more: Any) -> list[str]:
         recipe = {"interval": 7} if "interval" in given else {}
         return unused(Training(method=method, options=given, model=MODEL, recipe=recipe, data="data", **more))
@@ -160,7 +186,9 @@ def test_what_options_put_out_of_use_is_told():
     both = {"heads": 0.5, "neurons": 0.5}
     assert told("s2vite", both, density=0.7) == ["density (options say heads and neurons)"]
     assert told("s2vite", {"heads": 0.5}, density=0.7) == []
-    assert told("svite", {"interval": 3}, density=0.7) == ["recipe.interval (options say it)"]
+    monkeypatch.setattr(told_of, "shares", lambda method: ())
+    assert told("gmp", {}, density=0.7) == ["density (gmp takes none)"]
+    assert told("svite", {"interval": 3}, density=1.0) == ["recipe.interval (options say it)"]
 
 
 def test_an_interval_of_the_options_is_the_one_that_counts():

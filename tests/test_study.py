@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+import svite.study
+from svite.params import study
 from svite.params.recipe import read
 from svite.params.study import METHODS, Run, Training, load
 
@@ -117,3 +119,9 @@ def test_a_run_of_a_notebook_is_refused_in_one_sentence_too():
     with pytest.raises(ValueError, match=r"^run: recipe\.lr: .*\.$") as caught:
         Run.of(method="svite", model={"name": "vit_tiny_patch16_224"}, recipe={"lr": -1})
     assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize("name", ["Run", "Study", "Training", "load"])
+def test_the_old_home_of_runs_still_works(name):
+    with pytest.warns(DeprecationWarning, match=rf"^svite\.study\.{name} is svite\.params\.study\.{name} now\.$"):
+        assert getattr(svite.study, name) is getattr(study, name)

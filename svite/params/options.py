@@ -1,27 +1,28 @@
 """What a parameter file may say to a method: its own arguments, by name, read from its signature. Imports no torch."""
 
 import ast
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from math import isfinite
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+from zlib import crc32
 
 from svite.params.recipe import near, shown
 
 METHODS = Path(__file__).parents[1] / "methods"
 OF_THE_RUN = {"model": "model", "steps": "recipe.epochs", "seed": "seed"}
 SHARES = ("density", "heads", "neurons", "keep")  # what a run's density is to a method that needs one of them told
-FUNCTIONS = {
-    "Cutting": {
+FUNCTIONS = {  # arguments that are functions go by name
+    "cut": {
         "elements": "svite.sparsity.layers.elements",
         "heads": "svite.vit.structure.heads",
         "neurons": "svite.vit.structure.neurons",
         "structures": "svite.vit.structure.structures",
     },
-    "Allocation": {
+    "pool": {
         "uniform": "svite.sparsity.pool.uniform",
         "global": "svite.sparsity.pool.global_allocation",
         "with_branches": "svite.sparsity.pool.with_branches",
@@ -43,9 +44,10 @@ def arguments(method: str) -> Mapping[str, str]:
 def shares(method: str) -> tuple[str, ...]:
     """The arguments that a run's density is given for: of these those without a default."""
     taken = _signature(method)
-    defaults = dict(zip(reversed([*taken.posonlyargs, *taken.args]), reversed(taken.defaults), strict=False))
-    optional = {argument.arg for argument in defaults} | {argument.arg for argument in taken.kwonlyargs}
-    return tuple(name for name in SHARES if name in arguments(method) and name not in optional)
+    positional = [*taken.posonlyargs, *taken.args]
+    needed = positional[: len(positional) - len(taken.defaults)]
+    needed += [one for one, default in zip(taken.kwonlyargs, taken.kw_defaults, strict=True) if default is None]
+    return tuple(name for name in SHARES if name in {argument.arg for argument in needed})
 
 
 def _signature(method: str) -> ast.arguments:
@@ -74,58 +76,77 @@ def refuse_wrong(method: str, options: Mapping[str, Any]) -> None:
         if name not in taken:
             known = [each for each in taken if each not in own]
             raise ValueError(f"options: {method} has no option '{name}'; {near(name, known, 'options')}")
-        known = FUNCTIONS.get(taken[name])
-        if known and not (isinstance(value, str) and value in known):
-            raise ValueError(f"options: there is no {name} '{value}'; {near(value, known, f'{name}s')}")
-        fits, must = _KINDS.get(taken[name], (lambda _: True, ""))
-        if not fits(value):
-            raise ValueError(f"options: {name} should be {must}, not {shown(value)}")
+        _refuse_misfit(name, value, taken[name])
 
 
-def values(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the method takes them: functions in the place of their names."""
-    homes = {name: FUNCTIONS.get(arguments(method)[name]) for name in options}
+def _refuse_misfit(name: str, value: Any, annotation: str) -> None:
+    if known := FUNCTIONS.get(name):
+        if not (isinstance(value, str) and value in known):
+            raise ValueError(f"options: there is no {name} {shown(value)}; {near(value, known, f'{name}s')}")
+        return
+    kinds = _kinds(annotation)
+    if not any(fits(value) for fits, _ in kinds):
+        raise ValueError(f"options: {name} should be {' or '.join(must for _, must in kinds)}, not {shown(value)}")
+
+
+def values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as a method takes them: functions in the place of their names."""
     return {
-        name: resolve_name(functions[value]) if (functions := homes[name]) else value for name, value in options.items()
+        name: resolve_name(FUNCTIONS[name][value]) if name in FUNCTIONS else value for name, value in options.items()
     }
 
 
-def words(options: Mapping[str, Any]) -> str:
-    """The options as a part of a file's name.
+def plain(value: Any) -> Any:
+    """The value as a file gives it back: lists in the place of tuples."""
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
-    >>> words({"fraction": 0.3, "paper": True, "at": [3, 6]})
-    '-fraction-0.3-paper-true-at-3,6'
+
+def words(options: Mapping[str, Any]) -> str:
+    """The options as a part of a file's name; what is not simple by a checksum of it.
+
+    >>> words({"paper": True, "at": [3, 6], "fraction": 0.3}), words({"layers": ["blocks.*"]})
+    ('-at-3,6-fraction-0.3-paper-true', '-layers-2f02593d')
     """
-    return "".join(f"-{name}-{_word(value)}" for name, value in options.items())
+    return "".join(f"-{name}-{_word(value)}" for name, value in sorted(options.items()))
 
 
 def _word(value: Any) -> str:
-    said = ",".join(map(_word, value)) if isinstance(value, list | tuple) else str(value).lower()
-    return re.sub(r"[^\w.,+-]", "_", said)
+    if isinstance(value, list) and value and all(map(_whole, value)):
+        return ",".join(map(str, value))
+    if isinstance(value, str) and re.fullmatch(r"[\w.+-]+", value, re.ASCII):
+        return value
+    written = json.dumps(value, default=repr)
+    return written if _number(value) or value is None or isinstance(value, bool) else f"{crc32(written.encode()):08x}"
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and _number(value)
 
 
 def _several(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list | tuple) and all(map(kind, value))
 
 
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+Kind = tuple[Callable[[Any], bool], str]
+
+_KINDS: dict[str, Kind] = {
     "float": (_number, "a number"),
     "int": (_whole, "a whole number"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "int | Sequence[int]": (
-        lambda value: _whole(value) or _several(_whole)(value),
-        "a whole number, or a list of them",
-    ),
-    "Sequence[str] | None": (
-        lambda value: value is None or _several(lambda each: isinstance(each, str))(value),
-        "a list of name patterns, ['blocks.*.mlp.*'] say",
-    ),
+    "str": (lambda value: isinstance(value, str), "a word"),
+    "None": (lambda value: value is None, "null"),
+    "Sequence[int]": (_several(_whole), "a list of whole numbers"),
+    "Sequence[str]": (_several(lambda value: isinstance(value, str)), "a list of words, ['blocks.*.mlp.*'] say"),
 }
+
+
+def _kinds(annotation: str) -> list[Kind]:
+    """What a value may be; anything where the annotation, or a part of it, is another than those that are known."""
+    parts = annotation.strip("'\"").split(" | ")
+    return [_KINDS.get(part, (lambda _: True, "")) for part in parts]

@@ -51,6 +51,11 @@ class Run(Strict):
     def _method_exists(cls, method: str) -> str:
         return method if method in (DENSE, HALF) else _known(method)
 
+    @field_validator("options")
+    @classmethod
+    def _options_are_plain(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return its.plain(options)
+
     @model_validator(mode="after")
     def _the_method_takes_its_options(self) -> Any:
         if self.method in METHODS:

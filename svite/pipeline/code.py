@@ -3,7 +3,7 @@ syntax. Comments, docstrings and layout are no part of it, so that none of them 
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def behind_method(name: str) -> set[str]:
 def imports(code: str, file: str | Path = "code") -> set[str]:
     """The modules of svite that a piece of code imports, inside functions too; not those for type checkers only.
 
-    Raises SyntaxError, with the file's name, for what is no Python.
+    Raises SyntaxError, with the file's name, for what is no Python, and for imports relative to a package.
     """
     tree = ast.parse(code, str(file))
     skipped = {
@@ -47,23 +47,51 @@ def imports(code: str, file: str | Path = "code") -> set[str]:
         for statement in node.body
         for inner in ast.walk(statement)
     }
-    named = {name for node in ast.walk(tree) if node not in skipped for name in _named(node)}
+    nodes = [node for node in ast.walk(tree) if node not in skipped]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise SyntaxError("imports are absolute here: from svite ...", (str(file), node.lineno, 0, ""))
+    known = {name: module for node in nodes for name, module in _bound(node)}
+    named = {name for node in nodes for name in (*_named(node), *_reached_through(node, known))}
     return {name for name in named if _file(name).is_file()}
 
 
+def _bound(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """What an import calls modules of svite."""
+    match node:
+        case ast.Import(names=names):
+            for alias in filter(lambda alias: _is_ours(alias.name), names):
+                yield (alias.asname, alias.name) if alias.asname else ("svite", "svite")
+        case ast.ImportFrom(module=str(module), names=names) if _is_ours(module):
+            yield from ((alias.asname or alias.name, f"{module}.{alias.name}") for alias in names)
+
+
 def _named(node: ast.AST) -> Iterator[str]:
-    """What may be modules in an import, in `svite.name` of the lazy package, and in `import_module("svite.name")`."""
+    """What may be modules in an import, and in `import_module("svite.name")`."""
     match node:
         case ast.Import(names=names):
             yield from (alias.name for alias in names if _is_ours(alias.name))
         case ast.ImportFrom(module=str(module), names=names) if _is_ours(module):
             yield module
-            yield from (f"{module}.{alias.name}" for alias in names)
-            yield from (svite._HOMES[alias.name] for alias in names if module == "svite" and alias.name in svite._HOMES)
-        case ast.Attribute(value=ast.Name(id="svite"), attr=name) if name in svite._HOMES:
-            yield svite._HOMES[name]
-        case ast.Call(func=ast.Name(id="import_module"), args=[ast.Constant(value=str(module))]) if _is_ours(module):
+            yield from (name for alias in names for name in _attribute(module, alias.name))
+        case ast.Call(
+            func=ast.Name(id="import_module") | ast.Attribute(attr="import_module"),
+            args=[ast.Constant(value=str(module)), *_],
+        ) if _is_ours(module):
             yield module
+
+
+def _reached_through(node: ast.AST, known: Mapping[str, str]) -> Iterator[str]:
+    """What may be modules in `name.attribute`, where the name is of an import."""
+    if isinstance(node, ast.Attribute):
+        first, *rest = ast.unparse(node).split(".")
+        if first in known:
+            yield from _attribute(".".join([known[first], *rest[:-1]]), rest[-1])
+
+
+def _attribute(module: str, name: str) -> list[str]:
+    """A module of that name, or the home of what the lazy package calls so."""
+    return [f"{module}.{name}", *([svite._HOMES[name]] if module == "svite" and name in svite._HOMES else [])]
 
 
 def _is_ours(module: str) -> bool:

@@ -58,14 +58,14 @@ def write(text: str, path: Path) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.writetext_of(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
 def read_notebook(path: Path) -> dict:
     """The notebook as it lies on disk; NotebookError for a file that is none."""
     try:
-        notebook = json.loads(path.readtext_of(encoding="utf-8"))
+        notebook = json.loads(path.read_text(encoding="utf-8"))
         if all("source" in cell and "metadata" in cell for cell in notebook["cells"]):
             return notebook
         reason = "a cell without source or metadata"
@@ -86,8 +86,9 @@ def clean() -> None:
 def copies() -> dict[Path, str]:
     """The canonical copy of every numbered notebook, and what each of them and every method runs of svite."""
     notebooks = {source: canonical(read_notebook(source)) for source in sorted(SOURCES.glob("*.ipynb"))}
-    running = {source.stem: code.reached(_code_of(notebook, source)) for source, notebook in notebooks.items()}
+    cells = {source.stem: _code_of(notebook, source) for source, notebook in notebooks.items()}
     try:
+        running = {name: code.reached(each) for name, each in cells.items()}
         running |= {f"methods/{method}": code.behind_method(method) for method in METHODS}
         listed = {CODE / f"{name}.txt": code.checksums(modules) for name, modules in running.items()}
     except SyntaxError as error:

@@ -1,5 +1,6 @@
-"""Pools: which units compete global_allocation, and how many members of each live."""
+"""Pools: which units compete together, and how many members of each live."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -11,7 +12,7 @@ from svite.sparsity.mask import count
 
 @dataclass(frozen=True)
 class Pool:
-    """Units that compete global_allocation, and the fraction of their members that lives in the end.
+    """Units that compete together, and the fraction of their members that lives in the end.
 
     A unit may lose its last member only where `may_empty` says so.
     """
@@ -103,3 +104,10 @@ def erk(units: Sequence[Unit], density: float) -> list[Pool]:
             break
         dense |= {unit.name for unit in sparse if raw[unit.name] == largest}
     return _filled([Pool((unit,), 1.0 if unit.name in dense else scale * raw[unit.name]) for unit in units])
+
+
+def __getattr__(name: str) -> Allocation:
+    if name == "together":
+        warnings.warn("svite.sparsity.pool.together is called global_allocation now.", DeprecationWarning, stacklevel=2)
+        return global_allocation
+    raise AttributeError(f"module 'svite.sparsity.pool' has no attribute '{name}'")

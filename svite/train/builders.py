@@ -29,7 +29,7 @@ def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
     method: Callable[..., Sparsifier] = getattr(import_module(f"svite.methods.{run.method}"), run.method)
     offered = {"steps": steps, "interval": run.recipe.interval, "seed": run.seed}
     arguments = {name: value for name, value in offered.items() if takes(run.method, name)}
-    arguments |= dict.fromkeys(options.shares(run.method), run.density) | options.values(run.method, run.options)
+    arguments |= dict.fromkeys(options.shares(run.method), run.density) | options.values(run.options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The topology never changes")  # `told.at_rest` says it of a run
         return method(model, **arguments)

@@ -31,8 +31,10 @@ def _of_data(training: Training) -> Iterator[str]:
 def _of_method(training: Training) -> Iterator[str]:
     if training.method in (DENSE, HALF) and training.density != 1.0:
         yield f"density ({training.method} keeps every weight)"
-    elif training.density != 1.0 and {*shares(training.method)} <= training.options.keys():
-        yield f"density (options say {' and '.join(shares(training.method))})"
+    elif training.density != 1.0 and not (own := shares(training.method)):
+        yield f"density ({training.method} takes none)"
+    elif training.density != 1.0 and {*own} <= training.options.keys():
+        yield f"density (options say {' and '.join(own)})"
     if _changed(training.recipe, "interval") and not takes(training.method, "interval"):
         yield f"recipe.interval ({training.method} changes no topology in training)"
     elif _changed(training.recipe, "interval") and "interval" in training.options:
