@@ -229,7 +229,7 @@ def test_supported_and_other_blocks_live_side_by_side():
     model.blocks[2] = ParallelScalingBlock(16, 2).eval()
     choice = choice_of(nn.ModuleDict({"blocks": model.blocks[:2]}), RANDOM) | {"blocks.2": EAGER, "blocks.3": EAGER}
     fast = deploy(model, images(), choice=choice)
-    assert [type(block).__name__ for block in fast.blocks] == ["Run", "ParallelScalingBlock", "Block"]
+    assert [type(block).__name__ for block in fast.blocks] == ["FusedBlocks", "ParallelScalingBlock", "Block"]
     assert relative(model(images()), fast(images())) < 1e-4
 
 

@@ -267,7 +267,7 @@ def test_another_study_is_not_compared(finished):
 
 def test_the_toy_study_keeps_every_method():
     params = pipeline.read_yaml(toy.ROOT / "params.yaml")
-    small = chores.shrink(params)
+    small = chores.toy_params(params)
     for axis in ("scratch", "pretrained"):
         assert small["grid"][axis] == params["grid"][axis]
     assert len(small["grid"]["densities"]) == 2

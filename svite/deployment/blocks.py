@@ -171,7 +171,7 @@ def scaled(
     return weight * scale.gamma[:, None], None if bias is None else bias * scale.gamma
 
 
-def branches(name: str, block: Block, make: Making) -> list[nn.Module]:
+def made_branches(name: str, block: Block, make: Making) -> list[nn.Module]:
     """The two branches of a block that `unsupported` has nothing against."""
     made = []
     for branch, scale, fast in ((block.attn, block.ls1, FastAttention), (block.mlp, block.ls2, FastMlp)):
@@ -182,7 +182,7 @@ def branches(name: str, block: Block, make: Making) -> list[nn.Module]:
     return made
 
 
-class Run(Opaque):
+class FusedBlocks(Opaque):
     """Blocks one after the other in the layout of the kernels; tokens change layout at both ends.
 
     Images go through few at a time, so that activations stay in the cache.
@@ -193,7 +193,9 @@ class Run(Opaque):
         first = next(iter(blocks.values()))
         # A selector may read the block that it stands before, so that one is kept as it is.
         self.selecting = first if hasattr(first, "selector") else None
-        self.branches = nn.ModuleList(made for name, block in blocks.items() for made in branches(name, block, make))
+        self.branches = nn.ModuleList(
+            made for name, block in blocks.items() for made in made_branches(name, block, make)
+        )
 
     def __setstate__(self, state: dict) -> None:
         """A process that unpickles a deployed model may not have loaded the kernels. RuntimeError where it can't."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from svite.deployment.blocks import Run, images_at_once, unsupported
+from svite.deployment.blocks import FusedBlocks, images_at_once, unsupported
 from svite.deployment.choose import EAGER, Chooser, clocked
 from svite.deployment.compiled import kernels_are_there
 from svite.sparsity.names import unwrapped
@@ -68,7 +68,7 @@ def deploy(
 def _check(model: nn.Module, images: Tensor, weights: torch.dtype) -> None:
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"{type(model).__name__} is not timm's VisionTransformer, so it can't be deployed.")
-    if any(isinstance(block, Run) for block in model.blocks):
+    if any(isinstance(block, FusedBlocks) for block in model.blocks):
         raise ValueError("The model is deployed already; deploy the one that it was made of.")
     refuse_elsewhere(model, "svite.deploy")
     if not len(images):
@@ -103,7 +103,7 @@ def _rebuilt(model: nn.Module, chooser: Chooser) -> nn.Module:
             parts[-1][name] = block
         else:
             parts.append({name: block})
-    runs = [Run(part, chooser.made) if isinstance(part, dict) else part for part in parts]
+    runs = [FusedBlocks(part, chooser.made) if isinstance(part, dict) else part for part in parts]
     chooser.refuse_the_rest()
     model.blocks = nn.Sequential(*runs).eval()
     without_intermediates(model, "A deployed model has no outputs of single blocks; use the model that it was made of.")

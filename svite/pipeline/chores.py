@@ -31,7 +31,7 @@ def git(*arguments: str, cwd: str | Path = ".") -> str:
 # ---- smoke --------------------------------------------------------------------------------------
 
 
-def shrink(params: dict) -> dict:
+def toy_params(params: dict) -> dict:
     """The same study at toy size: every method, at two densities and one seed, very briefly."""
     small = copy.deepcopy(params)
     for part in (small, small["pair"]):
@@ -63,7 +63,7 @@ def toy_copy(target: Path) -> None:
     for results in ("metrics", "curves", "arrays", "reports/figures", "reports/tables"):
         shutil.rmtree(target / results, ignore_errors=True)
     params = target / "params.yaml"
-    YAML().dump(shrink(notebooks.read_yaml(params)), params)
+    YAML().dump(toy_params(notebooks.read_yaml(params)), params)
 
 
 def smoke(jobs: int, twice: bool) -> None:
@@ -117,16 +117,16 @@ def drift() -> None:
         return
     committed = git("ls-tree", "-r", "--name-only", "HEAD", "--", "metrics").split()
     paths = [path for path in committed if path.endswith(".json")]
-    rows = differences([(p, git("show", f"HEAD:{p}"), read(p)) for p in paths])
-    moved = [row for row in rows if row[2]]
+    rows = moved([(p, git("show", f"HEAD:{p}"), read(p)) for p in paths])
+    drifted = [row for row in rows if row[2]]
     if not paths:
         print("No results are committed yet.")
-    elif not moved:
+    elif not drifted:
         print(f"Drift: none; all {len(paths)} files of results equal the committed ones.")
     else:
         print("Drift of this run from the committed results:")
         print(f"  {'quantity':<22}{'values':>8}{'moved':>8}{'largest':>11}  where")
-    for name, total, count, largest, where in moved:
+    for name, total, count, largest, where in drifted:
         print(f"  {name:<22}{total:>8}{count:>8}{largest:>+11.4g}  {where}")
 
 
@@ -135,10 +135,10 @@ def read(path: str) -> str:
     return Path(path).read_text() if Path(path).exists() else "{}"
 
 
-def differences(files: list[tuple[str, str, str]]) -> list[tuple[str, int, int, float, str]]:
+def moved(files: list[tuple[str, str, str]]) -> list[tuple[str, int, int, float, str]]:
     """One row a quantity: its name, how many values, how many moved, the largest move, where.
 
-    >>> differences([("a.json", '{"k": {"top1": 90, "n": 5}}', '{"k": {"top1": 91.5, "n": 5}}')])
+    >>> moved([("a.json", '{"k": {"top1": 90, "n": 5}}', '{"k": {"top1": 91.5, "n": 5}}')])
     [('n', 1, 0, 0.0, ''), ('top1', 1, 1, 1.5, 'a.json: k.top1')]
     """
     moves: dict[str, list[tuple[float, str]]] = defaultdict(list)

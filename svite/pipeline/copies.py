@@ -8,6 +8,7 @@ import ast
 import json
 from pathlib import Path
 
+from svite.io.files import write
 from svite.params.study import METHODS
 from svite.pipeline import code
 
@@ -54,14 +55,6 @@ def text_of(notebook: dict) -> str:
     return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def write(text: str, path: Path) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def read_notebook(path: Path) -> dict:
     """The notebook as it lies on disk; NotebookError for a file that is none."""
     try:
@@ -80,7 +73,7 @@ def clean() -> None:
     for stale in {path for path in COPIES.rglob("*") if path.is_file()} - made.keys():
         stale.unlink()
     for path, text in made.items():
-        write(text, path)
+        write(path, text)
 
 
 def copies() -> dict[Path, str]:

@@ -19,7 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from svite.pipeline.copies import COPIES, KERNEL, NotebookError, clean, document, read_notebook, tags_of, text_of, write
+from svite.io.files import write
+from svite.pipeline.copies import COPIES, KERNEL, NotebookError, clean, document, read_notebook, tags_of, text_of
 from svite.pipeline.orphans import die_with_parent
 
 EXECUTED, SCRATCH = Path("reports/notebooks"), Path(".scratch/notebooks")
@@ -192,7 +193,7 @@ def run(name: str, key: str | None, sections: list[str], parameters: list[str]) 
     outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
     if any(o["output_type"] == "error" for o in outputs):  # SystemExit(0) passes for success
         raise NotebookError(f"{name} left by sys.exit before its end: later cells never ran.")
-    write(text_of(settled(executed)), result)
+    write(result, text_of(settled(executed)))
     attempt.unlink()
     return result
 

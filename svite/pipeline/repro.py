@@ -77,7 +77,7 @@ def seconds() -> dict[str, float]:
 # ---- running stages -----------------------------------------------------------------------------
 
 
-class Progress:
+class Remaining:
     """What is left to do, in seconds of work, corrected by how long finished stages took."""
 
     def __init__(self, jobs: int) -> None:
@@ -113,7 +113,7 @@ class Progress:
         return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
 
 
-async def run_stage(stage: str, slots: asyncio.Semaphore, progress: Progress) -> None:
+async def run_stage(stage: str, slots: asyncio.Semaphore, progress: Remaining) -> None:
     """`dvc repro` of one stage alone; its process group ends with ours, whatever happens."""
     async with slots:
         start, tail = time.monotonic(), []
@@ -160,7 +160,7 @@ def _failure(stage: str, tail: list[str]) -> str:
     return f"{stage}: {own[-1]}" if own else "\n".join([f"{stage} failed:", *tail])
 
 
-async def run_round(stages: set[str], jobs: int, progress: Progress) -> None:
+async def run_round(stages: set[str], jobs: int, progress: Remaining) -> None:
     """Run these stages, which don't feed each other, longest first; the first failure ends all."""
     slots = asyncio.Semaphore(jobs)
     try:
@@ -194,7 +194,7 @@ def run_rounds(jobs: int) -> set[str]:
     """Round after round until DVC has nothing left to run; the stages that ran."""
     arrows: list[tuple[str, str]] = []
     ran: set[str] = set()
-    progress = Progress(jobs)
+    progress = Remaining(jobs)
     while stale := stale_stages() - ran:
         arrows = arrows or edges()
         waiting = after(stale, arrows)
