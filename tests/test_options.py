@@ -106,27 +106,35 @@ def test_anything_else_is_one_sentence_too(given):
         assert Run.of(method="svite", options=given, model=MODEL).options == {}
 
 
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder of methods of one's own, in the place of svite's."""
+    monkeypatch.setattr(options, "METHODS", tmp_path)
+    options.arguments.cache_clear()
+    options.shares.cache_clear()
+    yield tmp_path
+    options.arguments.cache_clear()
+    options.shares.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("text", "said"), [("def mine(:", "line 1, is no Python"), ("x = 1", "should define a function `mine`")]
 )
-def test_a_method_without_a_function_is_one_sentence(tmp_path, monkeypatch, text, said):
-    (tmp_path / "mine.py").write_text(text)
-    monkeypatch.setattr(options, "METHODS", tmp_path)
+def test_a_method_without_a_function_is_one_sentence(own, text, said):
+    (own / "mine.py").write_text(text)
     with pytest.raises(ValueError, match=rf"mine\.py.* {said}"):
         options.arguments("mine")
 
 
-def test_a_method_of_ones_own_needs_no_annotations(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("def mine(model, density, steps, *, speed=1, seed=0): ...")
-    monkeypatch.setattr(options, "METHODS", tmp_path)
+def test_a_method_of_ones_own_needs_no_annotations(own):
+    (own / "mine.py").write_text("def mine(model, density, steps, *, speed=1, seed=0): ...")
     assert options.shares("mine") == ("density",)
     options.refuse_wrong("mine", {"speed": "any"})
 
 
-def test_a_method_of_ones_own_may_be_written_otherwise(tmp_path, monkeypatch):
+def test_a_method_of_ones_own_may_be_written_otherwise(own):
     text = "def other(model, *, density, steps, rate: 'float | None' = None, pool=erk, word: str = 'a'): ..."
-    (tmp_path / "other.py").write_text(text)
-    monkeypatch.setattr(options, "METHODS", tmp_path)
+    (own / "other.py").write_text(text)
     assert options.shares("other") == ("density",)
     options.refuse_wrong("other", {"rate": None, "pool": "erk", "word": "b"})
     for wrong, said in (
