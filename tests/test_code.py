@@ -5,6 +5,7 @@ import json
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,7 @@ def test_a_method_that_is_no_python_is_one_sentence(tmp_path, monkeypatch):
 # The record
 
 
+@cache
 def recorded() -> dict[str, dict]:
     return notebooks.read_yaml(ROOT / "dvc.lock")["stages"]
 
