@@ -3,6 +3,7 @@
 VENV   ?= .venv
 PYTHON ?= python3
 J      ?= 2
+OF     := $(if $(STUDY),--study $(STUDY))
 READY  := .venv/.ready
 SHELL  := /bin/bash
 export PATH := $(abspath $(VENV))/bin:$(PATH)
@@ -26,11 +27,11 @@ $(READY): requirements.lock pyproject.toml
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-repro: $(ENV)  ## data, training, figures and report, as far as something changed; J runs at a time (J=2)
-	svite repro --jobs $(J)
+repro: $(ENV)  ## data, training, figures and report, as far as something changed; J runs at a time (J=2); STUDY=name: of studies/name
+	svite repro --jobs $(J) $(OF)
 
 figures: $(ENV)  ## every figure, table and the report again, from the results in git: seconds
-	svite figures
+	svite figures $(OF)
 
 lab: $(ENV) data  ## JupyterLab on the notebooks; they write to scratch/, never over results
 	jupyter lab notebooks

@@ -79,7 +79,7 @@ def main() -> None:
         if name == "card":
             write(arguments.output, read(arguments.output) | {"card": card.measure(SMALL, small, arguments.rounds, AT)})
         elif name == "latency":
-            if times := latency.measure(study.load().grid, arguments.models, arguments.rounds):
+            if times := latency.measure(study.load(), arguments.models, arguments.rounds):
                 write(arguments.latency, ran | {"models": times})
         else:
             claims = list(parts[name]())

@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.interleave import spread, timed
 from svite.deployment.deploy import deploy
-from svite.params.study import DENSE, Grid, key
+from svite.params.study import Study
 from svite.train.models import load_model
 from svite.vit.cost import input_shape, macs
 
@@ -17,14 +17,15 @@ BATCHES = (1, 64)
 DEPLOYED = ", deployed"
 
 
-def measure(grid: Grid, models: str | Path, rounds: int) -> dict[str, dict[str, Any]]:
+def measure(study: Study, models: str | Path, rounds: int) -> dict[str, dict[str, Any]]:
     """Milliseconds and speed-up of each setting's first seed, by run and batch; what is not there is left out.
 
     `speedup` is that of the model in PyTorch over the dense one, `deployed` that of `svite.deploy`'s; `macs` tells
     whether a later model of that name is still the one that was timed.
     """
-    first = grid.seeds[0]
-    keys = [key(DENSE, 1.0, first), *(key(method, density, first) for method, density in grid.settings)]
+    planned = study.among("weights", "structures")
+    keys = [run.key for run in planned if run.run.seed == study.seeds[0]]
+    keys.sort(key=lambda key: key not in {run.key for run in planned if run.label == study.baseline})
     paths = {name: Path(models) / f"{name}.safetensors" for name in keys}
     loaded = {name: load_model(path)[0] for name, path in paths.items() if path.is_file()}
     found: dict[str, dict[str, Any]] = {name: {"macs": macs(model).total()} for name, model in loaded.items()}

@@ -14,7 +14,7 @@ from benchmarks.claim import Claim
 from benchmarks.interleave import interleave
 from svite.data.source import Batch, Share
 from svite.params.recipe import Model, Recipe
-from svite.params.study import Run
+from svite.params.run import Run
 from svite.train.builders import fused
 from svite.train.checkpoint import Writer
 from svite.train.loop import Loop

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import memory, scale
 from svite.params.recipe import read
-from svite.params.study import Training
+from svite.params.run import Training
 from svite.report.text import fill
 from svite.sparsity.layers import elements
 from svite.train.loop import SECONDS_BETWEEN_CHECKPOINTS

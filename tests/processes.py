@@ -40,6 +40,8 @@ def halfway(data: Data, folder: Path, shard: bool) -> None:
     for _ in range(HALFWAY):
         loop.advance()
     state = loop.state_dict()
+    held = [value is not None for value in (*state["model"].values(), *state["average"].values())]
+    assert all(held) if loop.share.rank == 0 or not shard else not any(held), "one process holds the whole"
     if loop.share.rank == 0:
         save_checkpoint(folder / f"half{'-sharded' * shard}.ckpt", {"settings": {}, "loop": state})
     loop.accelerator.wait_for_everyone()
@@ -68,7 +70,7 @@ def complaint(make: Callable[[], Loop], change: Callable[[Loop], None]) -> str:
 
 def another_topology(loop: Loop) -> None:
     """Let this process draw another choice than the rest."""
-    loop.sparsifier.scorer.seed += 1
+    loop.sparsifier.scoring.seed += 1
 
 
 def no_number(loop: Loop) -> None:

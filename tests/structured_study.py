@@ -1,33 +1,39 @@
-"""The made-up study with its structured methods, measured, for the tests of costs and of what is drawn and said."""
+"""The made-up study with parts taken away whole, measured, for the tests of costs and of what is drawn and said."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from synthetic_results import STRUCTURED, write, write_measured
+import synthetic_results
+from synthetic_results import PARTS, write, write_measured
 
 from svite.report import measured
 from svite.report.results import Results
 
-GRID = STRUCTURED | {"densities": [0.6, 0.1], "pretrained": ["omp"]}
+KEPT, SEEDS = (0.75, 0.5), (0, 1, 2)
+GRID = {"methods": ("svite", "set", "gmp", "omp"), "densities": (0.6, 0.1), "structured": PARTS, "kept": KEPT}
+
+
+def asked(**changes: object):
+    """The study, with some of it changed."""
+    return synthetic_results.study(**GRID | changes)
 
 
 def unmeasured(folder: Path, **changes: object) -> Results:
-    """The study of a changed grid, written to a folder, with nothing timed."""
-    grid = GRID | changes
-    return Results.read(write(folder, grid), grid=grid)
+    """A changed study, written to a folder, with nothing timed."""
+    return Results.read(write(folder, asked(**changes)), asked(**changes))
 
 
 def study(folder: Path, **changes: object) -> Results:
-    """The study of a changed grid, written to a folder, with every model timed."""
-    write_measured(folder, GRID | changes)
+    """A changed study, written to a folder, with every model timed."""
+    write_measured(folder, asked(**changes))
     return unmeasured(folder, **changes)
 
 
-def of_grid(results: Results, **changes: object) -> Results:
-    """What a changed grid leaves of a study in the same folder."""
-    return Results.read(results.folder, grid=GRID | changes)
+def of_study(results: Results, **changes: object) -> Results:
+    """What a changed study leaves of one in the same folder."""
+    return Results.read(results.folder, asked(**changes))
 
 
 def timed(results: Results, *keys: str) -> dict[str, Any]:

@@ -9,19 +9,62 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-GRID = {
-    "scratch": ["svite", "set", "gmp"],
-    "pretrained": ["omp", "taylor"],
-    "densities": [0.6, 0.3, 0.1, 0.05],
-    "seeds": [0, 1, 2],
-}
-STRUCTURED = GRID | {"structured": ["s2vite", "group", "vtp", "sviteplus"], "kept": [0.75, 0.5]}
+from svite.params.study import Planned, Study
+
+MODEL = {"name": "vit_tiny_patch16_224", "img_size": 28, "patch_size": 7, "in_chans": 1, "num_classes": 10}
+DENSE, HALF = {"label": "Dense", "method": "dense"}, "Dense, half budget"
+START = {"label": HALF, "method": "dense", "name": "half", "group": "start", "share": 0.5}
+LABELS = {  # of the methods of single weights, and of those that take whole parts away
+    "svite": "SViTE", "set": "SET", "gmp": "GMP", "omp": "OMP", "taylor": "Taylor",
+    "s2vite": "S2ViTE", "group": "Group sparsity", "vtp": "VTP", "sviteplus": "SViTE+", "layer": "Layer sparsity",
+}  # fmt: skip
+LARGER = [
+    {"label": "Dense, larger", "method": "dense", "name": "large-dense", "group": "attention", "seeds": [0]},
+    {"label": "SViTE, larger", "method": "svite", "name": "large-svite", "group": "attention", "seeds": [0],
+     "densities": [0.6]},
+]  # fmt: skip
+PRETRAINED = ("omp", "taylor")
+
+
+def setting(method: str, **more) -> dict:
+    """A setting of a method, as `params.yaml` would have it."""
+    return (
+        {"label": LABELS.get(method, method), "method": method}
+        | ({"start": HALF} if method in PRETRAINED else {})
+        | more
+    )
+
+
+def study(
+    methods=("svite", "set", "gmp", "omp", "taylor"),
+    densities=(0.6, 0.3, 0.1, 0.05),
+    seeds=(0, 1, 2),
+    structured=(),
+    kept=(0.75, 0.5),
+    attention=True,
+    more=(),
+    **given,
+) -> Study:
+    """A study of these methods; SViTE is its reference and GMP the rival, if they are among them."""
+    settings = [DENSE, *([START] if {*methods} & {*PRETRAINED} else []), *map(setting, methods), *more]
+    settings += [setting(method, group="structures", densities=[*kept]) for method in structured]
+    roles = {"reference": "svite", "rival": "gmp"} if {"svite", "gmp"} <= {*methods} else {"reference": "svite"}
+    roles = {role: LABELS[method] for role, method in roles.items() if method in methods}
+    values = {
+        "data": "data", "model": MODEL, "recipe": {"epochs": EPOCHS}, "seeds": [*seeds], "densities": [*densities],
+        "settings": settings + LARGER * attention,
+    }  # fmt: skip
+    return Study.of(**values | roles | given)
+
+
+PARTS = ("s2vite", "group", "vtp", "sviteplus")
 LOSS = {
     "dense": 0.0, "svite": 2.0, "set": 2.6, "gmp": 1.5, "omp": 3.1, "taylor": 3.6,
-    "s2vite": 2.8, "group": 1.7, "vtp": 4.0, "sviteplus": 1.2,
+    "s2vite": 2.8, "group": 1.7, "vtp": 4.0, "sviteplus": 1.2, "layer": 1.0, "rigl": 1.9,
 }  # fmt: skip
+TEST = 1000
 EPOCHS, STEPS, IMAGES, PARAMETERS, PRUNABLE, MACS = 15, 55, 3500, 203_402, 200_640, 3_500_000
 DENSE_TIMES = {1: 0.9, 64: 12.0}  # milliseconds of the dense model by batch
 SHAPES = {"qkv": (192, 64), "proj": (64, 64), "fc1": (256, 64), "fc2": (64, 256)}
@@ -63,7 +106,7 @@ def nonzero(method: str, density: float) -> int:
 
 def macs(method: str, density: float) -> int:
     """Operations of the saved model: only what structured methods take away is gone."""
-    return round(MACS * (0.04 + 0.96 * density if method in STRUCTURED["structured"] else 1))
+    return round(MACS * (0.04 + 0.96 * density if method in PARTS else 1))
 
 
 def speedup(method: str, density: float, batch: int) -> float:
@@ -72,43 +115,46 @@ def speedup(method: str, density: float, batch: int) -> float:
     return round(1 / (fixed + (1 - fixed) * macs(method, density) / MACS), 4)
 
 
-def settings(grid: dict) -> list[tuple[str, float]]:
-    """Every sparse method of the grid with each of its densities."""
-    sparse = [(m, d) for m in [*grid["scratch"], *grid["pretrained"]] for d in grid["densities"]]
-    return sparse + [(m, d) for m in grid.get("structured", []) for d in grid["kept"]]
-
-
-def write(folder: Path, grid: dict = GRID) -> Path:
-    """Every file of the contract for the runs of the grid, half-budget runs and the pair."""
-    keys, test = [("dense", 1.0, f"dense-{seed}", seed) for seed in grid["seeds"]], {}
-    for method, density in settings(grid):
-        keys += [(method, density, f"{method}-{density:g}-{s}", s) for s in grid["seeds"]]
-    for method, density, key, seed in keys:
-        half = method in grid["pretrained"]
-        _write_run(folder, key, method, density, seed, top1(method, density, seed), half)
-        test[key] = {"top1": top1(method, density, seed), "top5": 99.9 if seed else 99.6}
-    for seed in grid["seeds"]:
-        _write_run(folder, f"half-{seed}", "half", 1.0, seed, 96.0, True)
-    for key in ("dense", "svite"):
-        _write_run(folder, f"pair-{key}", key, 0.6 if key == "svite" else 1.0, 0, 97.0, False)
-        test[f"pair-{key}"] = {"top1": 97.5, "top5": 99.9}
-    data = {"train": 3500, "validation": 500, "test": 1000, "mean": 0.13, "std": 0.31}
-    _json(folder / "metrics/data.json", data | {"classes": 10})
-    _json(folder / "metrics/test.json", test)
-    _json(folder / "metrics/paired.json", _paired(grid))
-    _attention(folder / "arrays/attention.safetensors")
-    if "sviteplus" in grid.get("structured", []):
-        _tokens(folder / "arrays/tokens.safetensors", min(grid["kept"]))
+def write(folder: Path, study: Study, classes: int = 10) -> Path:
+    """Every file of the contract for the runs of the study."""
+    for planned in study.runs:
+        _write_run(folder, planned)
+        if planned.group != "start":
+            run = planned.run
+            predict(folder, planned.key, top1(run.method, run.density, run.seed), classes)
+            scores = {"top1": top1(run.method, run.density, run.seed), "top5": 99.9 if run.seed else 99.6}
+            _json(folder / f"metrics/test/{planned.key}.json", scores | {"images": TEST})
+    data = {"train": 3500, "validation": 500, "test": TEST, "mean": 0.13, "std": 0.31}
+    _json(folder / "metrics/data.json", data | {"classes": classes})
+    labels = (np.arange(TEST) % classes).astype(np.int16)
+    _arrays(folder / "arrays/test.safetensors", {"labels": labels, "samples": _samples(classes)})
+    for index, planned in enumerate(study.among("attention")):
+        path = folder / f"arrays/runs/{planned.key}.safetensors"
+        _arrays(path, load_file(path) | {"attention": _maps(index), "attended": np.array([100])})
+    for planned in study.among("weights", "structures"):
+        if planned.run.method == "sviteplus":
+            path = folder / f"arrays/runs/{planned.key}.safetensors"
+            _arrays(path, load_file(path) | {"kept": _kept(_samples(classes), planned.run.density)})
     return folder
 
 
-def write_measured(folder: Path, grid: dict = STRUCTURED) -> Path:
+def predict(folder: Path, key: str, accuracy: float, classes: int = 10) -> None:
+    """Predictions of a run that are right on the first images, as many as its accuracy says."""
+    labels = np.arange(TEST) % classes
+    best = np.where(np.arange(TEST) < round(accuracy * TEST / 100), labels, (labels + 1) % classes)
+    guesses = np.stack([best + turn for turn in range(5)], 1) % classes
+    _arrays(folder / f"arrays/runs/{key}.safetensors", {"predictions": guesses.astype(np.int16)})
+
+
+def write_measured(folder: Path, study: Study) -> Path:
     """What `make bench` leaves: the speed of the first seed's models, and claims of which one does not hold."""
-    models = {"dense-0": {"macs": MACS} | {str(batch): _timing(DENSE_TIMES[batch], 1.0) for batch in DENSE_TIMES}}
-    for method, density in settings(grid):
-        faster = {batch: speedup(method, density, batch) for batch in DENSE_TIMES}
-        times = {str(b): _timing(DENSE_TIMES[b] / x, x) for b, x in faster.items()}
-        models[f"{method}-{density:g}-0"] = {"macs": macs(method, density)} | times
+    models = {}
+    for planned in study.among("weights", "structures"):
+        method, density = planned.run.method, planned.run.density
+        if planned.run.seed == study.seeds[0] or method == "dense":
+            faster = {batch: speedup(method, density, batch) for batch in DENSE_TIMES}
+            times = {str(b): _timing(DENSE_TIMES[b] / x, x) for b, x in faster.items()}
+            models[planned.key] = {"macs": macs(method, density)} | times
     machine = {"processor": "An Abacus", "threads": 1}
     _json(folder / "reports/latency.json", {"machine": machine, "models": models})
     _json(folder / "reports/bench.json", {"machine": machine, "claims": CLAIMS, "card": {"rows": CARD}})
@@ -159,32 +205,21 @@ CLAIMS = [
 ]
 
 
-def _paired(grid: dict) -> list[dict]:
-    rows = []
-    for method, density in settings(grid):
-        against_svite = {"svite"} - {method} if method in [*grid["scratch"], *grid["pretrained"]] else set()
-        for against in {"dense", *against_svite}:
-            gap = top1(method, density, 1) - top1(against, 1 if against == "dense" else density, 1)
-            row = {"density": density, "method": method, "against": against}
-            rows.append(row | {"difference": gap, "low": gap - 0.5, "high": gap + 0.5})
-    return sorted(rows, key=lambda row: (row["against"], -row["density"]))
-
-
-def _write_run(folder, key, method, density, seed, accuracy, half) -> None:
-    epochs = EPOCHS // 2 if half else EPOCHS
+def _write_run(folder: Path, planned: Planned) -> None:
+    key, (method, density, seed) = planned.key, (planned.run.method, planned.run.density, planned.run.seed)
+    accuracy, epochs, moving = top1(method, density, seed), planned.run.recipe.epochs, method in ("svite", "set")
     epoch, total = np.arange(1, epochs + 1), epochs * STEPS
     _json(folder / f"metrics/train/{key}.json", {
         "method": method, "density": density, "seed": seed,
         "validation_top1": round(accuracy - 0.2, 1), "validation_loss": 0.6,
         "density_achieved": density, "parameters": PARAMETERS, "nonzero": nonzero(method, density),
         "epochs": epochs, "images_seen": epochs * IMAGES,
-        "images_charged": (2 if half and method != "half" else 1) * epochs * IMAGES,
+        "images_charged": (EPOCHS if planned.start else epochs) * IMAGES,
         "forward_macs": MACS, "training_cost": round(cost(method, density), 4),
         "macs": macs(method, density), "bytes": 9_000 + 4 * nonzero(method, density),
     })  # fmt: skip
-    moving = method in ("svite", "set")
     noise = np.random.default_rng(seed).normal(0, 0.25, epochs)
-    start = 0.25 if method in ("omp", "taylor") else 1.0
+    start = 0.25 if planned.start else 1.0
     itop = density + (1 - density) * (1 - np.exp(-3 * epoch / epochs)) * 0.7 * moving
     _csv(folder / f"curves/epochs/{key}.csv", {
         "epoch": epoch, "step": epoch * STEPS, "images": epoch * IMAGES, "lr": 0.02,
@@ -194,12 +229,13 @@ def _write_run(folder, key, method, density, seed, accuracy, half) -> None:
         "density": density_at(method, density, epoch / epochs),
         "itop": itop, "fraction": fraction(epoch / epochs) * moving,
     })  # fmt: skip
-    if method not in ("dense", "half"):
+    if method != "dense":
         _write_topology(folder, key, method, density, total, moving)
 
 
 def _write_topology(folder, key, method, density, total, moving) -> None:
-    step = np.arange(10, int(0.8 * total) + 1, 10) if moving or method == "gmp" else np.array([1])
+    first, last = round(0.1 * total) + 4, int(0.8 * total)
+    step = np.linspace(first, last, 12).round().astype(int) if moving or method == "gmp" else np.array([1])
     share = density_at(method, density, step / total)
     alive = np.round(share * PRUNABLE).astype(int)
     born = np.round(fraction(step / total) * alive * 0.7).astype(int) * moving
@@ -235,30 +271,34 @@ def _write_units(folder, key, method, density) -> None:
     })  # fmt: skip
 
 
-def _tokens(path: Path, keep: float) -> None:
-    """Ten discs off the centre, and a selector that keeps the patches with most ink."""
+def _samples(classes: int) -> np.ndarray:
+    """Discs off the centre."""
     rows, columns = np.mgrid[:28, :28]
-    spots = 14 + 5 * np.stack([np.cos(np.arange(10)), np.sin(np.arange(10))], 1)
+    turn = np.arange(classes)
+    spots = 14 + 5 * np.stack([np.cos(turn), np.sin(turn)], 1)
     far = [np.hypot(rows - y, columns - x) for y, x in spots]
-    images = np.stack([255 * np.exp(-(((distance - 6) / 2) ** 2)) for distance in far]).astype(np.uint8)
-    ink = images.reshape(10, 4, 7, 4, 7).astype(float).sum((2, 4)).reshape(10, 16)
-    kept = ink.argsort(1).argsort(1) >= 16 - round(16 * keep)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"images": images[:, None], "kept": kept}, path)
+    return np.stack([255 * np.exp(-(((distance - 6) / 2) ** 2)) for distance in far]).astype(np.uint8)[:, None]
 
 
-def _attention(path: Path) -> None:
+def _kept(images: np.ndarray, keep: float) -> np.ndarray:
+    """A selector that keeps the patches that are brightest."""
+    bright = images.reshape(len(images), 4, 7, 4, 7).astype(float).sum((2, 4)).reshape(len(images), 16)
+    return bright.argsort(1).argsort(1) >= 16 - round(16 * keep)
+
+
+def _maps(index: int) -> np.ndarray:
     grid = np.stack(np.meshgrid(np.arange(7), np.arange(7), indexing="ij"), -1) - 3.0
-    maps = {}
-    for index, key in enumerate(("pair-dense", "pair-svite")):
-        generator = np.random.default_rng(index)
-        centre = generator.normal(0, 1.3, (6, 6, 1, 1, 2))
-        width = np.linspace(0.6, 3.5, 6)[:, None, None, None]
-        logits = -((grid - centre) ** 2).sum(-1) / width**2 + generator.normal(0, 0.3, (6, 6, 7, 7))
-        weights = np.exp(logits)
-        maps[key] = (weights / weights.sum((-1, -2), keepdims=True)).astype(np.float32)
+    generator = np.random.default_rng(index)
+    centre = generator.normal(0, 1.3, (6, 6, 1, 1, 2))
+    width = np.linspace(0.6, 3.5, 6)[:, None, None, None]
+    logits = -((grid - centre) ** 2).sum(-1) / width**2 + generator.normal(0, 0.3, (6, 6, 7, 7))
+    weights = np.exp(logits)
+    return (weights / weights.sum((-1, -2), keepdims=True)).astype(np.float32)
+
+
+def _arrays(path: Path, arrays: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(maps, path)
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
 
 
 def _json(path: Path, value) -> None:
@@ -274,4 +314,4 @@ def _csv(path: Path, columns: dict) -> None:
 if __name__ == "__main__":
     import sys
 
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]), study())

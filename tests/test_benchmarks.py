@@ -31,7 +31,8 @@ from benchmarks import card as card_of
 from benchmarks.claim import Claim, table
 from benchmarks.interleave import interleave, spread
 from benchmarks.training import Training
-from svite.params.study import Run, Study
+from svite.params.run import Run
+from svite.params.study import Study
 from svite.pipeline.notebooks import read_yaml
 from svite.train.models import build, save_model
 
@@ -97,13 +98,13 @@ def test_trained_models_are_timed_against_the_dense_one_and_missing_ones_left_ou
     run = Run(method="dense", model=study.model)
     save_model(tmp_path / "dense-0.safetensors", build(study.model), run)
     save_model(tmp_path / "gmp-0.3-0.safetensors", build(study.model), run)
-    found = latency.measure(study.grid, tmp_path, rounds=2)
+    found = latency.measure(study, tmp_path, rounds=2)
     assert list(found) == ["dense-0", "gmp-0.3-0"]
     assert list(found["dense-0"]) == ["macs", "1", "64"]
     assert found["gmp-0.3-0"]["64"]["deployed"] > 0
     assert found["dense-0"]["1"]["speedup"] == 1
     assert found["gmp-0.3-0"]["64"]["milliseconds"] > 0
-    assert latency.measure(study.grid, tmp_path / "nowhere", rounds=2) == {}
+    assert latency.measure(study, tmp_path / "nowhere", rounds=2) == {}
 
 
 @pytest.mark.parametrize(("bound", "holds"), [(1.25, True), (1.1, False), (None, None)])

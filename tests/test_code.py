@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_notebooks import make, save
 
-from svite.params.study import METHODS
-from svite.pipeline import code, copies, notebooks
+from svite.params.run import METHODS
+from svite.params.study import Planned, load
+from svite.pipeline import code, copies, notebooks, plan
 
 ROOT = Path(__file__).parent.parent
 MODULE = """\"\"\"Says what.\"\"\"
@@ -106,7 +107,7 @@ def test_of_methods_a_notebook_reaches_none_and_each_method_its_own():
 
 
 def test_a_run_loads_nothing_that_is_not_reached(tmp_path):
-    cells = ["from svite.study import results", "from svite.params.study import Run"]
+    cells = ["from svite.study import results", "from svite.params.run import Run"]
     run = f"""
 import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
 {chr(10).join(cells)}
@@ -125,30 +126,60 @@ print(*(name for name in sys.modules if name.split(".")[0] == "svite"))
 # The stages
 
 
-def stages() -> dict[str, Any]:
+STUDIES = [ROOT, *(path.parent for path in sorted(ROOT.glob("studies/*/dvc.yaml")))]
+each_study = pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name if path != ROOT else "default")
+
+
+@cache
+def all_stages() -> dict[str, Any]:
     return {stage.addressing: stage for stage in Repo(str(ROOT)).index.stages if stage.cmd}
 
 
-STAGES = stages()
-RUNNING = {
-    name: shlex.split(stage.cmd) for name, stage in STAGES.items() if "svite.pipeline.notebooks run" in stage.cmd
-}
+def stages(study: Path) -> dict[str, Any]:
+    """A study's stages, by their names in its own folder."""
+    of = "" if study == ROOT else f"{study.relative_to(ROOT)}/dvc.yaml"
+    found = {name.rpartition(":")[::2]: stage for name, stage in all_stages().items()}
+    return {name: stage for (where, name), stage in found.items() if where == of}
 
 
-@pytest.mark.parametrize("name", RUNNING)
-def test_a_stage_depends_on_what_its_notebook_and_its_method_run(name):
-    words, deps = RUNNING[name], {dep.def_path for dep in STAGES[name].deps}
-    notebook = words[words.index("run") + 1]
-    method = next((word.removeprefix("method=") for word in words if word.startswith("method=")), None)
-    assert {f".nb/{notebook}.ipynb", f".nb/code/{notebook}.txt"} <= deps
-    assert {dep for dep in deps if "/methods/" in dep} == (
-        {f".nb/code/methods/{method}.txt"} if method in METHODS else set()
-    )
-    assert not {dep for dep in deps if dep.startswith("svite")}
+def planned(study: Path) -> dict[str, Planned]:
+    return {each.key: each for each in load(study / "params.yaml").runs}
 
 
-def test_the_copies_are_made_again_when_any_code_changes():
-    assert {dep.def_path for dep in STAGES["notebooks"].deps} == {"notebooks", "svite"}
+@each_study
+def test_a_stage_depends_on_what_its_notebook_and_its_method_run(study):
+    runs, running = planned(study), stages(study)
+    for name in running.keys() - {"notebooks"}:
+        words, deps = shlex.split(running[name].cmd), {dep.def_path for dep in running[name].deps}
+        notebook, *rest = words[words.index("run") + 1 :]
+        stage, _, key = name.partition("@")
+        assert {f".nb/{notebook}.ipynb", f".nb/code/{notebook}.txt"} <= deps, name
+        methods = {f".nb/code/methods/{runs[key].run.method}.txt"} if stage == "train" else set()
+        assert {dep for dep in deps if "/methods/" in dep} == methods, name
+        assert (rest[:1] == [key]) == bool(key), name
+        assert (f".nb/runs/{key}.json" in deps) == (stage in ("dense", "train")), name
+        assert not {dep for dep in deps if dep.startswith("svite")}, name
+
+
+@each_study
+def test_the_stages_are_the_runs_of_the_study(study, monkeypatch):
+    runs, there = planned(study), stages(study)
+    trained = {name.partition("@")[2] for name in there if name.startswith(("dense@", "train@"))}
+    assert trained == runs.keys()
+    for key, each in runs.items():
+        name = f"{'dense' if each.run.method == 'dense' else 'train'}@{key}"
+        assert (f"evaluate@{key}" in there) == (each.group != "start")
+        started = {dep.def_path for dep in there[name].deps if dep.def_path.startswith(("models", "metrics"))}
+        start = f"models/{each.start}.safetensors", f"metrics/train/{each.start}.json"
+        assert started == (set(start) if each.start else set())
+    monkeypatch.chdir(study)
+    assert Path("runs.yaml").read_text() == plan.text(load())
+    assert Path("dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
+
+
+def test_the_copies_are_made_again_when_any_code_or_parameter_changes():
+    expected = {"./notebooks", "./svite", "params.yaml", "runs.yaml"}
+    assert {dep.def_path for dep in stages(ROOT)["notebooks"].deps} == expected
 
 
 @pytest.mark.parametrize("magic", ["%matplotlib inline", "!ls", "files = !ls", "import torch"])
@@ -178,8 +209,8 @@ def test_a_method_that_is_no_python_is_one_sentence(tmp_path, monkeypatch):
 
 
 @cache
-def recorded() -> dict[str, dict]:
-    return notebooks.read_yaml(ROOT / "dvc.lock")["stages"]
+def recorded(study: Path) -> dict[str, dict]:
+    return notebooks.read_yaml(study / "dvc.lock")["stages"]
 
 
 def md5(content: bytes) -> str:
@@ -195,28 +226,33 @@ def md5_of(path: Path) -> str:
     return md5(json.dumps(listed, sort_keys=True).encode()) + ".dir"
 
 
-def test_the_record_is_of_the_committed_code(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    made = {str(path): md5(text.encode()) for path, text in copies.copies().items()}
-    deps = [(name, dep) for name, stage in recorded().items() for dep in stage.get("deps", ()) if ".nb/" in dep["path"]]
-    assert len(deps) > 2 * len(recorded()) - 2
+@each_study
+def test_the_record_is_of_the_committed_code_and_parameters(study, monkeypatch):
+    monkeypatch.chdir(study)
+    texts = copies.copies() | plan.parameter_files(load())
+    made = {str(path): md5(text.encode()) for path, text in texts.items()}
+    entries = recorded(study).items()
+    deps = [(name, dep) for name, stage in entries for dep in stage.get("deps", ()) if ".nb/" in dep["path"]]
+    assert len(deps) > 2 * len(entries) - 2
     assert not {name for name, dep in deps if made.get(dep["path"]) != dep["md5"]}, "run `make repro`"
+    params = md5_of(Path("params.yaml"))
+    assert {dep["md5"] for _, stage in entries for dep in stage["deps"] if dep["path"] == "params.yaml"} == {params}
 
 
-def test_the_record_is_of_these_stages_and_parameters():
-    params, found = notebooks.read_yaml(ROOT / "params.yaml"), recorded()
-    assert found.keys() == STAGES.keys()
-    for name, stage in found.items():
-        assert stage["cmd"] == STAGES[name].cmd
-        for path, value in stage.get("params", {}).get("params.yaml", {}).items():
-            there = params
-            for part in path.split("."):
-                there = there[part]
-            assert value == there, f"{name}: {path}"
+@each_study
+def test_the_record_is_of_these_stages(study):
+    assert {name: stage["cmd"] for name, stage in recorded(study).items()} == {
+        name: stage.cmd for name, stage in stages(study).items()
+    }
 
 
-def test_the_results_in_git_are_those_of_the_record():
-    small = [out for stage in STAGES.values() for out in stage.outs if not out.use_cache and out.def_path != ".nb"]
-    assert len(small) > 200
-    written = {out["path"]: out["md5"] for stage in recorded().values() for out in stage["outs"]}
-    assert not {out.def_path for out in small if written[out.def_path] != md5_of(ROOT / out.def_path)}
+@each_study
+def test_the_results_in_git_are_those_of_the_record(study):
+    small = [
+        out for stage in stages(study).values() for out in stage.outs if not out.use_cache and out.def_path != ".nb"
+    ]
+    assert len(small) > 100
+    written = {out["path"]: out["md5"] for stage in recorded(study).values() for out in stage["outs"]}
+    assert not {out.def_path for out in small if written[out.def_path] != md5_of(study / out.def_path)}
+    kept = {path for name in ("metrics", "curves", "arrays") for path in (study / name).rglob("*") if path.is_file()}
+    assert kept == {study / out.def_path for out in small} & kept, "results of runs that the study no longer has"

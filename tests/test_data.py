@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_runs import RECIPE, data_folder
 
 from svite.data.digits import write_digits
-from svite.data.memory import Data, Split, augmented, check, order, read
+from svite.data.memory import Data, Split, augmented, order, read_images, refuse_damaged
 from svite.params.recipe import Recipe
 from svite.sparsity.scoring import seeded
 
@@ -88,7 +88,7 @@ def test_a_folder_of_class_folders_is_resized_and_turned_grey(tmp_path):
         (tmp_path / "train" / label).mkdir(parents=True)
         Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / "train" / label / "one.png")
     for channels in (1, 3):
-        split, found = read(tmp_path / "train", channels, 12)
+        split, found = read_images(tmp_path / "train", channels, 12)
         assert found.classes == ["a", "b"]
         assert split.images.shape == (2, channels, 12, 12)
         assert (split.images == 200).all()
@@ -112,7 +112,7 @@ def test_the_first_images_are_taken_evenly(folder):
 
 
 def test_missing_and_damaged_data_are_told_apart_in_one_sentence(folder):
-    check(folder)
+    refuse_damaged(folder)
     with pytest.raises(FileNotFoundError, match=r"The data folder '.*nowhere' is missing; .*make data"):
         Data(folder / "nowhere")
     content = (folder / "train.tar").read_bytes()
@@ -130,7 +130,7 @@ def test_missing_and_damaged_data_are_told_apart_in_one_sentence(folder):
     (folder / "two words.txt").write_text("x")
     digest = hashlib.sha256(b"x").hexdigest()
     (folder / "SHA256SUMS").write_text(f"{digest}  two words.txt\n{digest} *two words.txt\n")
-    check(folder)
+    refuse_damaged(folder)
     (folder / "SHA256SUMS").unlink()
     with pytest.raises(FileNotFoundError, match=r"no 'train\.tar' and no folder 'train'"):
         _ = Data(folder, channels=1, size=12).train
@@ -178,7 +178,7 @@ def test_the_bundled_digits_are_written_again_byte_for_byte(tmp_path):
     write_digits(tmp_path)
     for name in ("SHA256SUMS", "README.md"):
         assert (tmp_path / name).read_text() == (REPOSITORY / "data" / name).read_text()
-    check(tmp_path)
+    refuse_damaged(tmp_path)
     for split in ("train", "validation", "test"):
         assert (tmp_path / f"{split}.tar").read_bytes() == (REPOSITORY / "data" / f"{split}.tar").read_bytes()
 

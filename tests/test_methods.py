@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from tiny import OPTIMIZERS, STEPS, VIT, adamw, batch, dead_are_zero, made, run, train, vit
+from tiny import OPTIMIZERS, STEPS, VIT, adamw, batch, dead_are_zero, made, run, same, train, vit
 
 from svite import methods
 from svite.sparsity.cut import n_of_m
 from svite.sparsity.layers import units
 from svite.sparsity.pool import erk, uniform
+from svite.sparsity.schedule import constant, cosine
 from svite.study.compact import finished
 from svite.vit.cost import macs
 from svite.vit.verify import verify
@@ -43,7 +44,7 @@ def test_every_method_trains_every_vision_transformer(method, name):
     optimizer, sparsifier = adamw(model), made(method, model)
     run(model, optimizer, sparsifier, range(13))
     assert list(model.state_dict()) == keys
-    assert sparsifier.density < 0.75 or method in ("nm", "nm8", "gmp", "l1")
+    assert sparsifier.density < 0.75 or method in ("nm", "gmp", "l1")
     assert dead_are_zero(sparsifier)
     assert set(sparsifier.masks) <= {f"{n}.weight" for n, _ in model.named_modules()}
     assert ("head_dist.weight" in sparsifier.masks) == (name == "distilled")
@@ -79,7 +80,7 @@ def test_layers_narrows_what_is_pruned_and_a_wrong_pattern_is_an_error(method):
         made(method, vit(), layers=["blocks.9"])
 
 
-@pytest.mark.parametrize("method", sorted({*NAMES} - {"nm", "nm8", "block"}))
+@pytest.mark.parametrize("method", sorted({*NAMES} - {"nm", "block"}))
 def test_a_density_that_empties_a_layer_names_it(method):
     with pytest.raises(ValueError, match=r"nothing alive in .*head\.weight"):
         made(method, vit(), 0.0004, **({} if method == "srigl" else {"pool": uniform}))
@@ -116,12 +117,23 @@ def test_nm_wants_a_whole_number_of_every_group(density):
         methods.nm(vit(), density, STEPS)
 
 
-def test_nm8_is_freer_than_nm():
-    sparsifier = methods.nm8(vit(), 0.5, STEPS)
+def test_groups_of_eight_are_freer_than_groups_of_four():
+    sparsifier = methods.nm(vit(), 0.5, STEPS, m=8)
     sums = {int(n) for m in sparsifier.masks.values() for n in m.flatten(1).unflatten(1, (-1, 4)).sum(2).unique()}
     assert sums == {0, 1, 2, 3, 4}
     for mask in sparsifier.masks.values():
         assert (mask.flatten(1).unflatten(1, (-1, 8)).sum(2) == 4).all()
+
+
+def test_nm8_is_nm_of_eight_and_says_so():
+    with pytest.warns(DeprecationWarning, match=r"^svite\.methods\.nm8\(.*\) is svite\.methods\.nm\(.*, m=8\) now\.$"):
+        former = methods.nm8
+    assert "nm8" not in methods.__all__
+    first = former(vit(), 0.5, STEPS, interval=4, seed=3).masks
+    assert same(first, methods.nm(vit(), 0.5, STEPS, m=8, interval=4, seed=3).masks)
+    assert not same(first, methods.nm(vit(), 0.5, STEPS, interval=4, seed=3).masks)
+    with pytest.raises(AttributeError, match=r"module 'svite\.methods' has no attribute 'nm9'"):
+        methods.nm9  # noqa: B018
 
 
 def test_squares_live_or_die_as_one_after_every_step():
@@ -215,6 +227,18 @@ def test_set_and_rigl_replace_their_share_of_the_living():
     assert update.fraction == 0.3
 
 
+def test_set_on_a_cosine_replaces_less_and_less():
+    births = {}
+    for schedule in (constant, cosine):
+        sparsifier = made("set", model := vit(), schedule=schedule)
+        run(model, adamw(model), sparsifier)
+        births[schedule] = [update.born for update in sparsifier.updates]
+        expected = [schedule(0.3, int(0.8 * STEPS))(step) for step in (4, 8, 12, 16)]
+        assert [update.fraction for update in sparsifier.updates] == expected
+    assert births[cosine][-1] < births[constant][-1] / 2
+    assert births[cosine] == sorted(births[cosine], reverse=True)
+
+
 # SViTE, and the released code
 
 
@@ -263,16 +287,17 @@ def test_the_released_code_leaves_gradients_and_moments_of_the_dead():
 # Golden runs
 
 GOLDEN = Path(__file__).parent / "golden"
+CURVES = {"dense": ("", {}), **{name: (name, {}) for name in methods.__all__}, "nm-8": ("nm", {"m": 8})}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("method", ["dense", *methods.__all__])
-def test_the_loss_curve_is_the_recorded_one(method, optimizer):
+@pytest.mark.parametrize("name", CURVES)
+def test_the_loss_curve_is_the_recorded_one(name, optimizer):
     """Twenty steps; `SVITE_GOLDEN=write` records them anew after a change that is meant to change them."""
-    model = vit()
-    sparsifier = None if method == "dense" else made(method, model)
+    model, (method, arguments) = vit(), CURVES[name]
+    sparsifier = made(method, model, **arguments) if method else None
     losses = list(train(model, OPTIMIZERS[optimizer](model), sparsifier, range(20)))
-    path = GOLDEN / f"{method}-{optimizer}.json"
+    path = GOLDEN / f"{name}-{optimizer}.json"
     if os.environ.get("SVITE_GOLDEN") == "write":
         path.write_text(json.dumps([round(loss, 6) for loss in losses]) + "\n")
     assert losses == pytest.approx(json.loads(path.read_text()), abs=2e-4 if optimizer == "adamw" else 2e-2)
@@ -280,7 +305,7 @@ def test_the_loss_curve_is_the_recorded_one(method, optimizer):
 
 def test_golden_curves_tell_the_methods_apart():
     curves = {path.stem: path.read_text() for path in GOLDEN.glob("*-adamw.json")}
-    assert len(curves) == len(methods.__all__) + 1
+    assert curves.keys() == {f"{name}-adamw" for name in CURVES}
     assert len(set(curves.values())) == len(curves)
 
 

@@ -14,6 +14,7 @@ from svite.sparsity.rule import DropGrow, Prune
 from svite.sparsity.schedule import constant, every
 from svite.sparsity.score import magnitude, random
 from svite.sparsity.sparsifier import Sparsifier
+from svite.tokens import quarters
 
 NAN = float("nan")
 NO_NUMBER = [NAN, "0.5", True, None, float("inf"), -0.1]
@@ -30,6 +31,8 @@ BAD = {
     "at": ["3", 0.5, True, None, (0, NAN), (0, "1")],
     "cut": [None, "heads"],
     "pool": [None, "erk", 0.5],
+    "schedule": [None, "cosine", 0.5],
+    "ramp": [None, "cubic", 0.5],
     "model": [None, "deit", {}],
 }
 
@@ -78,6 +81,8 @@ LATER = {  # arguments that make no sense together, or for this model
     "rigl": ({"density": 0.0001}, "leaves nothing alive"),
     "set": ({"layers": ["tail"]}, "No prunable layer is called tail"),
     "block": ({"side": 1000}, "divides into squares of 1000"),
+    "svite": ({"paper": True, "schedule": constant}, r"^paper=True has a schedule of its own, .*; leave `schedule`"),
+    "srigl": ({"schedule": lambda fraction, end: lambda step: 2.0}, r"^fraction is 2\.0; it must "),
 }
 
 
@@ -89,6 +94,11 @@ def test_what_does_not_go_together_changes_nothing_either(method, arguments, com
 def test_a_density_too_low_for_a_layer_leaves_no_selector_behind():
     refused("sviteplus", "leaves nothing alive", density=1e-4)
     refused("sviteplus", "would leave none of the 9", keep=0.01)
+
+
+def test_places_of_a_depth_that_a_model_does_not_have_leave_nothing_behind():
+    refused("sviteplus", r"^A model of 1 blocks has no quarters", at=quarters)
+    refused("sviteplus", r"^at is \[0\.5\]; it must ", at=lambda depth: [depth / 2])
 
 
 @pytest.mark.parametrize("fraction", [2.0, -0.5, NAN])

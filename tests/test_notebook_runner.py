@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_notebooks import PARAMETERS, make, run, save, start, text
+from tiny_notebooks import PARAMETERS, RUN, make, run, save, start, text
 
-from svite.pipeline import copies, notebooks
+from svite.pipeline import copies, notebooks, plan
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,10 +77,10 @@ def test_declared_names_several_targets_and_dicts():
     [
         (["a", "-p", "rate=1"], "a has no parameter 'rate'; its parameters cell has: folder, lr,"),
         (["a", "-p", "rate"], "-p rate should read -p name=value."),
-        (["a", "--section", "pair.modle"], "params.yaml has no section 'pair.modle'."),
-        (["a", "--section", "plain.x"], "params.yaml has no section 'plain.x'."),
+        (["a", "svite-0.4-0"], "params.yaml has no run svite-0.4-0; those that it has are named in runs.yaml."),
+        (["a", "svite-0.5-0-pool-uniform"], "a has no parameter 'density'; its parameters cell has: folder, lr,"),
         (["b"], "There is no notebook notebooks/b.ipynb."),
-        (["a", "--key", "../x"], "--key ../x should be the name of a file."),
+        (["a", "../x"], "params.yaml has no run ../x; those that it has are named in runs.yaml."),
         (["a", "-p", "lr=[1"], "'[1' is not valid YAML: "),
         (["a", "-p", "lr=" + "[" * 9999], "'[[[[[[[[[["),
     ],
@@ -106,11 +106,47 @@ def test_a_file_that_is_no_notebook_is_one_sentence(place, content):
         copies.clean()
 
 
+def test_a_plan_of_another_study_is_refused(place):
+    save("a", "1")
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("[0.5]", "[0.5, 0.25]"))
+    sentence = (
+        r"^runs\.yaml is not of this params\.yaml; `svite plan` writes it anew, and `make repro` does so first\.$"
+    )
+    with pytest.raises(notebooks.NotebookError, match=sentence):
+        copies.clean()
+    assert not Path(".nb").exists()
+
+
+def test_a_run_that_left_the_study_leaves_no_parameters(place):
+    copies.clean()
+    assert {path.name for path in Path(".nb/runs").iterdir()} == {"dense-0.json", "svite-0.5-0-pool-uniform.json"}
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace(", pool: uniform", ""))
+    plan.write_plan()
+    copies.clean()
+    assert {path.name for path in Path(".nb/runs").iterdir()} == {"dense-0.json", "svite-0.5-0.json"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("SViTE", "Sparse"), ("seeds: [0]", "seeds: [0, 1]"), ("data: data", "data: d")]
+)
+def test_what_is_not_of_a_run_leaves_its_parameters_alone(place, old, new):
+    copies.clean()
+    before = Path(".nb/runs/dense-0.json").read_bytes()
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace(old, new))
+    plan.write_plan()
+    copies.clean()
+    assert Path(".nb/runs/dense-0.json").read_bytes() == before
+
+
 # ---- determinism --------------------------------------------------------------------------------
 
 NOISY = """
 import os, time, warnings
-print(f"model {model} lr {lr!r} fast {fast!r} folder {folder} threads {os.environ['OMP_NUM_THREADS']}")
+print(f"method {method} options {options} lr {recipe['lr']!r} {lr!r}")
+print(f"fast {fast!r} folder {folder} threads {os.environ['OMP_NUM_THREADS']}")
 for epoch in range(3):
     print(f"epoch {epoch + 1}/3  {time.time()}", flush=True)
     time.sleep(0.05)
@@ -129,20 +165,21 @@ object()
 
 def test_two_runs_leave_the_same_bytes(place, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    save("a", NOISY, DRAWING)
-    arguments = ("a", "--key", "k", "--section", "pair.model", "-p", "lr=1e-3", "-p", "fast=true")
+    save("a", NOISY, DRAWING, parameters=RUN)
+    arguments = ("a", "svite-0.5-0-pool-uniform", "-p", "lr=1e-3", "-p", "fast=true")
     made = []
     for _ in range(2):
         code, out, err = run(*arguments)
         assert code == 0, err
-        names = ("reports/notebooks/k.ipynb", "figure.svg", "figure.pdf")
+        names = ("reports/notebooks/a-svite-0.5-0-pool-uniform.ipynb", "figure.svg", "figure.pdf")
         made.append([Path(name).read_bytes() for name in names])
     assert made[0] == made[1]
     assert out.count("epoch ") == 3
     assert "TCP" not in err
-    assert "epoch" not in text("k")
-    assert "model {'lr': 0.001, 'on': True} lr 0.001 fast True folder . threads 1" in text("k")
-    assert not Path(".scratch/notebooks/k.ipynb").exists()
+    said = text("a-svite-0.5-0-pool-uniform")
+    assert "epoch" not in said
+    assert "method svite options {'pool': 'uniform'} lr 0.001 0.001\nfast True folder . threads 1" in said
+    assert not list(Path(".scratch/notebooks").glob("*.ipynb"))
     assert not list(Path("reports/notebooks").glob(".*"))
 
 

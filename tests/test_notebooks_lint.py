@@ -9,12 +9,14 @@ from statistics import median
 
 import pytest
 
+from svite.params.study import load
+from svite.pipeline import plan
 from svite.pipeline.notebooks import declared, read_yaml
 
 ROOT = Path(__file__).parents[1]
 NUMBERED = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
-PARAMS = read_yaml(ROOT / "params.yaml")
+STAGES = {name: stage.get("do", stage) for name, stage in read_yaml(ROOT / "dvc.yaml")["stages"].items()}
+STUDY = load(ROOT / "params.yaml")
 
 TUTORIALS = sorted((ROOT / "notebooks/tutorials").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", [*NUMBERED, *TUTORIALS], ids=lambda path: path.stem)
@@ -94,43 +96,47 @@ def test_it_is_stored_without_outputs(path):
         assert cell["execution_count"] is None
 
 
-def options(stage: dict) -> tuple[str, list[str], list[str]]:
-    """The notebook that a stage runs, the sections and the parameters that it passes."""
-    words = shlex.split(stage["cmd"])
-    name = words[words.index("run") + 1]
-    given = [words[i + 1].split("=")[0] for i, word in enumerate(words) if word == "-p"]
-    listed = re.search(r"--section((?: (?!-)\S+)*)", " ".join(words))
-    return name, listed[1].split() if listed else [], given
+def passed(cmd: str) -> tuple[str, set[str]]:
+    """The notebook that a command runs, and the parameters that it names."""
+    words = shlex.split(cmd)
+    given = {words[i + 1].split("=")[0] for i, word in enumerate(words) if word == "-p"}
+    return words[words.index("run") + 1], given | {"folder"}
+
+
+def takes(notebook: str) -> set[str]:
+    return set(declared({"cells": cells(ROOT / f"notebooks/{notebook}.ipynb", "code")}))
 
 
 @each_stage
 def test_a_stage_passes_what_its_notebook_declares(name):
-    notebook, sections, given = options(STAGES[name])
-    path = ROOT / f"notebooks/{notebook}.ipynb"
-    asked = {section.split(".")[-1] for section in sections} | set(given) | {"folder"}
-    assert asked <= set(declared({"cells": cells(path, "code")}))
-    for section in sections:
-        value = PARAMS
-        for part in section.split("."):
-            value = value[part]
+    notebook, given = passed(STAGES[name]["cmd"])
+    notebooks = {plan.notebook(planned) for planned in STUDY.runs} if notebook.startswith("$") else {notebook}
+    assert all(given <= takes(each) for each in notebooks)
+
+
+@pytest.mark.parametrize("planned", {plan.notebook(planned): planned for planned in STUDY.runs}.values())
+def test_a_run_passes_what_its_notebooks_declare(planned):
+    given = set(plan.parameters(planned))
+    assert given <= takes(plan.notebook(planned))
+    assert given <= takes("40_evaluate")
+    assert {"method", "density", "seed", "model", "recipe"} <= given
 
 
 @each_stage
-def test_a_stage_depends_on_its_copy_and_on_the_sections_it_passes(name):
-    stage = STAGES[name]
-    notebook, sections, _ = options(stage)
-    assert f".nb/{notebook}.ipynb" in stage["deps"]
-    tracked = tuple(f"{name}." for name in stage.get("params", []))
-    assert not [section for section in sections if not f"{section}.".startswith(tracked)]
+def test_a_stage_depends_on_its_copy_and_its_code(name):
+    notebook, _ = passed(STAGES[name]["cmd"])
+    assert {f".nb/{notebook}.ipynb", f".nb/code/{notebook}.txt"} <= set(STAGES[name]["deps"])
 
 
 @each_stage
 def test_a_stage_keeps_its_executed_notebook(name):
     words = STAGES[name]["cmd"].split()
-    key = words[words.index("--key") + 1] if "--key" in words else words[words.index("run") + 1]
-    assert f"reports/notebooks/{key}.ipynb" in STAGES[name]["outs"]
+    notebook, *more = words[words.index("run") + 1 :]
+    stem = f"{notebook}-{more[0]}" if more[:1] == ["${key}"] else notebook
+    assert f"reports/notebooks/{stem}.ipynb" in STAGES[name]["outs"]
 
 
 def test_every_notebook_is_a_stage():
-    run = {options(stage)[0] for stage in STAGES.values() if "notebooks run" in stage["cmd"]}
-    assert run == {path.stem for path in NUMBERED}
+    run = {passed(stage["cmd"])[0] for stage in STAGES.values() if "notebooks run" in stage["cmd"]}
+    run |= {plan.notebook(planned) for planned in STUDY.runs}
+    assert {name for name in run if not name.startswith("$")} == {path.stem for path in NUMBERED}

@@ -13,12 +13,13 @@ from tiny_runs import a_run
 from svite import methods
 from svite.params import options
 from svite.params.recipe import read
-from svite.params.study import METHODS, Run, Training, key
-from svite.sparsity import layers, pool
+from svite.params.run import METHODS, Run, Training, key
+from svite.sparsity import layers, pool, schedule
+from svite.tokens import places
 from svite.train import builders
 from svite.train import told as told_of
 from svite.train.models import build
-from svite.train.told import at_rest, unused
+from svite.train.told import unchanging, unused
 from svite.vit import structure
 
 MODEL = {"name": "vit_tiny_patch16_224"}
@@ -26,6 +27,7 @@ OTHER = {  # a value of each argument that is not its default
     "density": 0.25, "heads": 0.5, "neurons": 0.5, "interval": 3, "fraction": 0.25, "until": 0.5, "batches": 2,
     "begin": 0.2, "paper": True, "cut": "neurons", "pool": "uniform", "layers": ["blocks.*.mlp.*"], "m": 8, "side": 8,
     "strength": 0.1, "rounds": 2, "at": [0],
+    "schedule": "linear", "ramp": "linear",
 }  # fmt: skip
 
 
@@ -72,6 +74,14 @@ def test_functions_go_by_their_names():
     assert options.values({"pool": "global"}) == {"pool": pool.global_allocation}
     for name in ("uniform", "with_branches", "erk"):
         assert options.values({"pool": name}) == {"pool": getattr(pool, name)}
+    for name in ("cosine", "constant"):
+        assert options.values({"schedule": name}) == {"schedule": getattr(schedule, name)}
+    assert options.values({"schedule": "linear"}) == {"schedule": schedule.straight}
+    for name in ("cubic", "linear"):
+        assert options.values({"ramp": name}) == {"ramp": getattr(schedule, name)}
+    assert options.values({"at": "quarters"}) == {"at": places.quarters}
+    assert options.values({"at": [1, 2]}) == {"at": [1, 2]}
+    assert options.values({"at": 0}) == {"at": 0}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +99,14 @@ def test_functions_go_by_their_names():
         ("svite", {"cut": "rows"}, "there is no cut 'rows'; the cuts are elements, heads, neurons, structures"),
         ("svite", {"cut": 3}, "there is no cut 3; the cuts are elements, heads, neurons, structures"),
         ("svite", {"layers": "blocks.*"}, r"layers should be a list of words, .* say or null, not 'blocks\.\*'"),
-        ("sviteplus", {"at": [1.5]}, "at should be a whole number or a list of whole numbers, not \\[1.5\\]"),
+        ("sviteplus", {"at": [1.5]}, r"at should be a whole number or a list .* or quarters, not \[1.5\]"),
+        ("sviteplus", {"at": "thirds"}, "at should be a whole number or a list of .* or quarters, not 'thirds'"),
+        ("sviteplus", {"at": ["quarters"]}, r"at should be a whole number or .* or quarters, not \['quarters'\]"),
+        ("rigl", {"schedule": "cosinus"}, "there is no schedule 'cosinus'; the nearest is cosine"),
+        ("set", {"schedule": 3}, "there is no schedule 3; the schedules are cosine, linear, constant"),
+        ("gmp", {"ramp": "root"}, "there is no ramp 'root'; the ramps are cubic, linear"),
+        ("gmp", {"schedule": "cosine"}, "gmp has no option 'schedule'; .*"),
+        ("svite", {"fraction": "cosine"}, "fraction should be a number, not 'cosine'"),
         ("svite", {"seed": 1}, "seed is the run's own; set seed"),
         ("svite", {"steps": 1}, r"steps is the run's own; set recipe\.epochs"),
         ("dense", {"pool": "erk"}, "dense has none"),
@@ -109,7 +126,7 @@ def test_anything_else_is_one_sentence_too(given):
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A folder of methods of one's own, in the place of svite's."""
-    monkeypatch.setattr(options, "METHODS", tmp_path)
+    monkeypatch.setattr(options, "FOLDER", tmp_path)
     options.arguments.cache_clear()
     options.shares.cache_clear()
     yield tmp_path
@@ -155,6 +172,10 @@ def test_a_command_line_sets_options(tmp_path):
     read_so = read(params, Training, ["options.fraction=0.3", "options.pool=uniform", "options.layers=['blocks.*']"])
     assert read_so.options == {"fraction": 0.3, "pool": "uniform", "layers": ["blocks.*"]}
     assert read_so.run.options == read_so.options
+    for change, made in (("options.schedule=cosine", schedule.cosine), ("options.schedule=linear", schedule.straight)):
+        said = read(params, Training, ["method=set", change]).run.options
+        assert options.values(said) == {"schedule": made}
+    assert read(params, Training, ["method=sviteplus", "options.at=quarters"]).run.options == {"at": "quarters"}
     with pytest.raises(ValueError, match=r"run\.yaml: options: svite has no option 'pol'; the nearest is pool"):
         read(params, Training, ["options.pol=uniform"])
 
@@ -177,6 +198,36 @@ def test_runs_of_other_options_have_other_files():
 def test_a_run_is_read_as_it_was_written():
     run = Run.of(method="sviteplus", options={"at": (3, 6)}, model=MODEL)
     assert Run.model_validate_json(run.model_dump_json()) == run
+
+
+FALLING = ["set", "rigl", "svite", "srigl", "nm", "block", "s2vite"]
+
+
+@pytest.mark.parametrize("method", FALLING)
+def test_a_schedule_by_its_name_is_that_function(method):
+    def shares(given: dict[str, Any]) -> list[float]:
+        run = run_of(method, given | ({"side": 4} if method == "block" else {}), density=0.5)
+        sparsifier = builders.sparsify(run, build(run.model), 100)
+        return [sparsifier.fraction(step) for step in range(0, 101, 5)]
+
+    taken = inspect.signature(getattr(methods, method)).parameters
+    first, end = taken["fraction"].default, int(taken["until"].default * 100)
+    curves = {name: shares({"schedule": name}) for name in options.FUNCTIONS["schedule"]}
+    for name, made in (("cosine", schedule.cosine), ("linear", schedule.straight), ("constant", schedule.constant)):
+        assert curves[name] == [made(first, end)(step) for step in range(0, 101, 5)]
+    assert shares({}) == curves["constant" if method == "set" else "cosine"]
+    assert len({*map(tuple, curves.values())}) == 3
+
+
+def test_a_ramp_by_its_name_is_that_function():
+    def ramp(given: dict[str, Any]) -> list[float]:
+        run = run_of("gmp", given)
+        (rule, *_) = builders.sparsify(run, build(run.model), 100).rules
+        return [rule.ramp(step) for step in range(101)]
+
+    straight = schedule.linear(0.0, 1.0, end=80, begin=10)
+    assert ramp({"ramp": "linear"}) == [straight(step) for step in range(101)]
+    assert ramp({}) == ramp({"ramp": "cubic"}) != ramp({"ramp": "linear"})
 
 
 def test_options_change_what_is_trained():
@@ -203,4 +254,4 @@ def test_an_interval_of_the_options_is_the_one_that_counts():
     run = run_of("svite", {"interval": 1000})
     sparsifier = builders.sparsify(run, build(run.model), 20)
     said = "The topology never changes: the run has 20 steps, and options.interval is 1000."
-    assert at_rest(run, sparsifier, 20) == said
+    assert unchanging(run, sparsifier, 20) == said

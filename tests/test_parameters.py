@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from svite.params.recipe import read
-from svite.params.study import Training, load
+from svite.params.run import Training
+from svite.params.study import load
 from svite.params.yaml import DEEPEST, yaml_value
 from svite.pipeline.copies import NotebookError
 from svite.pipeline.notebooks import parameter
@@ -43,7 +44,7 @@ def said(text: str, *changes: str, params: Path | None = None) -> str:
 def test_what_is_nested_too_deep_does_not_end_the_interpreter(text, tmp_path):
     """In a process of its own, for the parser would overflow its stack."""
     (tmp_path / "params.yaml").write_text(text)
-    code = "from svite.params import recipe, study; recipe.read('params.yaml', study.Training)"
+    code = "from svite.params import recipe, run; recipe.read('params.yaml', run.Training)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import toy
 
+from svite.params.study import Study
 from svite.pipeline import chores, locks
 from svite.pipeline import repro as pipeline
 
@@ -93,6 +94,20 @@ def test_a_new_value_costs_its_own_run(finished):
     assert toy.ran(finished) == ["run-7", "total"]
 
 
+def test_a_dropped_value_leaves_no_results(finished):
+    (finished / "metrics/mine.json").write_text('{"top1": 1}')
+    params = finished / "params.yaml"
+    params.write_text(params.read_text().replace("seeds: [0, 1, 2]", "seeds: [0, 1]"))
+    code, out = toy.svite(finished, "repro", "--jobs", "2")
+    assert code == 0, out
+    assert "Removed, for the study has them no more: the results of run@2.\n" in out
+    assert toy.ran(finished) == ["total"]
+    assert {path.name for path in (finished / "metrics").iterdir()} == {"run-0.json", "run-1.json", "mine.json"}
+    assert not (finished / "out/run-2").exists()
+    assert "run@2" not in (finished / "dvc.lock").read_text()
+    assert pipeline.read_yaml(finished / "dvc.lock")["stages"].keys() == {"upper", "run@0", "run@1", "total"}
+
+
 def test_missing_data_come_from_the_bundled_store(project):
     shutil.rmtree(project / "data")
     shutil.rmtree(project / ".dvc/cache")
@@ -138,7 +153,7 @@ def test_changed_data_are_refused(finished):
 def test_a_wrong_study_is_refused_before_anything_runs(project):
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("densities: [0.6", "densities: [6"))
-    assert "params.yaml: grid.densities" in refusal(project)
+    assert "params.yaml: densities" in refusal(project)
     assert toy.ran(project) == []
 
 
@@ -265,11 +280,13 @@ def test_another_study_is_not_compared(finished):
 # ---- smoke --------------------------------------------------------------------------------------
 
 
-def test_the_toy_study_keeps_every_method():
+def test_the_toy_study_keeps_every_setting():
     params = pipeline.read_yaml(toy.ROOT / "params.yaml")
     small = chores.toy_params(params)
-    for axis in ("scratch", "pretrained"):
-        assert small["grid"][axis] == params["grid"][axis]
-    assert len(small["grid"]["densities"]) == 2
-    assert small["recipe"]["epochs"] == small["pair"]["recipe"]["epochs"] == 2
+    for name in ("label", "method", "group"):
+        assert [setting.get(name) for setting in small["settings"]] == [each.get(name) for each in params["settings"]]
+    assert (len(small["densities"]), len(small["seeds"])) == (2, 1)
+    study = Study.of(**small)
+    assert {planned.run.recipe.epochs for planned in study.runs} == {1, 2}
+    assert {planned.run.recipe.images for planned in study.runs} == {256}
     assert params["recipe"]["epochs"] > 2

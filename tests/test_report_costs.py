@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from structured_study import GRID, of_grid, put, study, timed, unmeasured
-from synthetic_results import DENSE_TIMES, MACS, macs, nonzero, speedup
+from structured_study import of_study, put, study, timed, unmeasured
+from synthetic_results import DENSE_TIMES, LABELS, MACS, PARTS, macs, nonzero, speedup
 
 from svite.report import costs, measured, tables
 
@@ -18,9 +18,9 @@ def results(tmp_path_factory):
     return study(tmp_path_factory.mktemp("study"))
 
 
-@pytest.mark.parametrize("method", ["svite", "gmp", *GRID["structured"]])
+@pytest.mark.parametrize("method", ["svite", "gmp", *PARTS])
 def test_each_cost_is_the_mean_over_seeds(results, method):
-    frame = costs.costs(results).set_index(["method", "kept"]).loc[method]
+    frame = costs.costs(results).set_index(["label", "kept"]).loc[LABELS[method]]
     for kept, row in frame.iterrows():
         assert row["nonzero"] == nonzero(method, kept)
         assert row["macs_share"] == pytest.approx(macs(method, kept) / MACS)
@@ -32,21 +32,21 @@ def test_each_cost_is_the_mean_over_seeds(results, method):
 
 
 def test_time_saved_over_operations_saved(results):
-    frame = costs.costs(results).set_index(["method", "kept"])
-    row = frame.loc["s2vite", 0.5]  # a tenth of the time at batch 64 is not operations, and half of it at batch 1
+    frame = costs.costs(results).set_index(["label", "kept"])
+    row = frame.loc["S2ViTE", 0.5]  # a tenth of the time at batch 64 is not operations, and half of it at batch 1
     assert (row["saved_1"], row["saved_64"]) == (pytest.approx(0.5, abs=1e-3), pytest.approx(0.9, abs=1e-3))
-    assert frame.loc["svite", "saved_64"].isna().all()  # no operations are saved by zeros
+    assert frame.loc["SViTE", "saved_64"].isna().all()  # no operations are saved by zeros
 
 
-def test_rows_are_dense_then_svite_then_the_structured_methods(results):
+def test_rows_are_the_baseline_then_the_reference_then_what_is_taken_away_whole(results):
     rows = costs.rows(results)
-    labels = list(dict.fromkeys(row["method"] for row in rows))
+    labels = list(dict.fromkeys(row["label"] for row in rows))
     assert labels == ["Dense", "SViTE", "S2ViTE", "Group sparsity", "VTP", "SViTE+"]
     assert {name: rows[4][name] for name in rows[4] if name != "color"} == {
-        "method": "S2ViTE", "kept": "50 %", "nonzero": "103,082", "macs": "1.82 M", "bytes": "421 kB",
+        "label": "S2ViTE", "kept": "50 %", "nonzero": "103,082", "macs": "1.82 M", "bytes": "421 kB",
         "batch_1": {"milliseconds": "0.68", "speedup": "1.32×"},
         "batch_64": {"milliseconds": "6.82", "speedup": "1.76×"}, "deployed": "3.52×", "top1": "96.0 ± 0.3",
-        "command": "dvc repro structure@s2vite-0.5-{0,1,2}",
+        "command": "dvc repro train@s2vite-0.5-{0,1,2}",
     }  # fmt: skip
     assert "one seed, measured on An Abacus, 1 thread; deployed: the speed" in costs.note(results)
 
@@ -58,7 +58,7 @@ def test_what_was_not_measured_has_a_dash(results, tmp_path):
     some = timed(results, "dense-0", "vtp-0.5-0")
     del some["models"]["vtp-0.5-0"]["1"]
     put(tmp_path / measured.LATENCY, some)
-    cells = {(row["method"], row["kept"]): row for row in costs.rows(fewer)}
+    cells = {(row["label"], row["kept"]): row for row in costs.rows(fewer)}
     assert cells["VTP", "50 %"]["batch_64"] == {"milliseconds": "6.82", "speedup": "1.76×"}
     assert cells["VTP", "50 %"]["batch_1"] == cells["VTP", "75 %"]["batch_64"] == {"milliseconds": "–", "speedup": ""}
 
@@ -67,13 +67,13 @@ def test_a_time_of_another_network_of_that_name_is_left_out(results, tmp_path):
     fewer, others = unmeasured(tmp_path), timed(results, "dense-0", "vtp-0.5-0", "vtp-0.75-0")
     others["models"]["vtp-0.75-0"]["macs"] += 1
     put(tmp_path / measured.LATENCY, others)
-    frame = costs.costs(fewer).set_index(["method", "kept"])
-    assert frame.loc[("vtp", 0.5), "speedup_64"] > 1
-    assert np.isnan(frame.loc[("vtp", 0.75), "speedup_64"])
+    frame = costs.costs(fewer).set_index(["label", "kept"])
+    assert frame.loc[("VTP", 0.5), "speedup_64"] > 1
+    assert np.isnan(frame.loc[("VTP", 0.75), "speedup_64"])
 
 
-def test_a_grid_whose_seeds_are_others_takes_the_first_that_was_timed(tmp_path):
-    assert costs.costs(study(tmp_path, seeds=[2, 0]))["speedup_64"].notna().all()
+def test_a_study_whose_seeds_are_others_takes_the_first_that_was_timed(tmp_path):
+    assert costs.costs(study(tmp_path, seeds=(2, 0)))["speedup_64"].notna().all()
 
 
 def test_saved_tables_say_the_same_and_never_change(results, tmp_path):
@@ -86,13 +86,13 @@ def test_saved_tables_say_the_same_and_never_change(results, tmp_path):
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_without_structured_methods_tables_are_what_they_were(results, tmp_path):
-    tables.save(of_grid(results, structured=[], kept=[]), tmp_path)
-    assert json.loads((tmp_path / "structure.json").read_text()) == {"methods": []}
+def test_without_whole_parts_tables_are_what_they_were(results, tmp_path):
+    tables.save(of_study(results, structured=()), tmp_path)
+    assert json.loads((tmp_path / "structure.json").read_text()) == {"labels": [], "figures": [], "tokens": ""}
     assert json.loads((tmp_path / "costs.json").read_text())["rows"] == []
     assert not (tmp_path / "costs.csv").exists()
     tables.save(results, tmp_path / "both")
-    for name in ("results.csv", "results.html", "results.json", "paired.json", "findings.json"):
+    for name in ("results.csv", "results.html", "results.json", "paired.json"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "both" / name).read_bytes()
 
 
@@ -143,7 +143,7 @@ def test_threads_are_counted(tmp_path):
 
 def test_the_readme_gets_a_row_and_a_command_for_each_structured_setting(results):
     lines = costs.markdown(results).splitlines()
-    methods = results.structured["method"].nunique() * results.structured["density"].nunique()
-    assert len([line for line in lines if line.startswith("| ")]) == 2 + methods  # the head and dense
-    assert lines[-3].endswith("`dvc repro structure@sviteplus-0.5-{0,1,2}` |")
+    settings = results.structured["label"].nunique() * results.structured["density"].nunique()
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + settings  # the head and dense
+    assert lines[-3].endswith("`dvc repro train@sviteplus-0.5-{0,1,2}` |")
     assert lines[2].startswith("| Dense | 100 % |")

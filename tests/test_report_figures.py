@@ -1,6 +1,5 @@
 """Figures: the same bytes every time, what the grid says, and curves that are what they claim."""
 
-import inspect
 import os
 import subprocess
 import sys
@@ -13,22 +12,28 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from synthetic_results import GRID, fraction, top1, write
+from synthetic_results import fraction, setting, study, top1, write
 
-from svite.report import figures, schedules, style
+from svite.report import figures, style
 from svite.report.results import Results
+from svite.sparsity.schedule import cubic
 
 NAMES = [name for name in figures.__all__ if name != "save"]
-SMALL = GRID | {"pretrained": ["omp"], "densities": [0.3, 0.1]}
+SMALL = {"methods": ("svite", "set", "gmp", "omp"), "densities": (0.3, 0.1)}
+SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("study"))
+    return write(tmp_path_factory.mktemp("study"), study(**SMALL))
 
 
-def draw(name: str, folder: Path, grid: dict = SMALL) -> Figure:
-    return figures.cycle() if name == "cycle" else getattr(figures, name)(Results.read(folder, grid=grid))
+def read(folder: Path, **changes: object) -> Results:
+    return Results.read(folder, study(**SMALL | changes))
+
+
+def draw(name: str, folder: Path, **changes: object) -> Figure:
+    return figures.cycle() if name == "cycle" else getattr(figures, name)(read(folder, **changes))
 
 
 def words(fig: Figure) -> list[str]:
@@ -51,9 +56,10 @@ def test_a_figure_always_gives_the_same_bytes_and_speaks_for_itself(name, folder
 
 def test_bytes_depend_on_no_setting_of_the_readers(folder, tmp_path):
     (tmp_path / "matplotlibrc").write_text("font.family: monospace\nlines.linewidth: 7\nsvg.fonttype: none\n")
+    asked = study(**SMALL).model_dump(mode="json", exclude_defaults=True)
     code = (
         "import sys; from svite.report import figures; from svite.report.results import Results\n"
-        f"results = Results.read({str(folder)!r}, grid={SMALL!r})\n"
+        f"from svite.params.study import Study; results = Results.read({str(folder)!r}, Study.of(**{asked!r}))\n"
         "for name in ('accuracy', 'layers'): figures.save(getattr(figures, name)(results), sys.argv[1], name)"
     )
     made = []
@@ -68,21 +74,21 @@ def test_bytes_depend_on_no_setting_of_the_readers(folder, tmp_path):
     assert len(made[0]) == 4
 
 
-def test_a_sparsity_dropped_from_the_grid_is_dropped_from_the_figure(folder):
+def test_a_sparsity_dropped_from_the_study_is_dropped_from_the_figure(folder):
     assert "90 %" in words(draw("accuracy", folder))
-    assert "90 %" not in words(draw("accuracy", folder, SMALL | {"densities": [0.3]}))
+    assert "90 %" not in words(draw("accuracy", folder, densities=(0.3,)))
 
 
-def test_a_method_dropped_from_the_grid_is_dropped_from_every_figure(folder):
+def test_a_setting_dropped_from_the_study_is_dropped_from_every_figure(folder):
     for name in ("accuracy", "cost", "training", "layers", "topology"):
         assert "SET" in words(draw(name, folder))
-        assert "SET" not in words(draw(name, folder, SMALL | {"scratch": ["svite", "gmp"]}))
+        assert "SET" not in words(draw(name, folder, methods=("svite", "gmp")))
 
 
 def test_the_accuracy_line_is_the_mean_and_the_dots_are_the_seeds(folder):
     ax = draw("accuracy", folder).axes[0]
-    line = next(line for line in ax.lines if line.get_color() == style.look("svite").color)
-    means = [np.mean([top1("svite", d, seed) for seed in GRID["seeds"]]) for d in SMALL["densities"]]
+    line = next(line for line in ax.lines if line.get_color() == style.LOOKS["svite"].color)
+    means = [np.mean([top1("svite", d, seed) for seed in SEEDS]) for d in SMALL["densities"]]
     assert line.get_ydata() == pytest.approx(means)
     dots = np.concatenate([dots.get_offsets()[:, 1] for dots in ax.collections if len(dots.get_offsets()) > 1])
     expected = {top1(m, d, s) for m in ("svite", "set", "gmp", "omp") for d in SMALL["densities"] for s in range(3)}
@@ -100,9 +106,15 @@ def test_the_band_is_the_t_interval_of_the_mean():
 
 
 def test_methods_differ_in_colour_and_in_marker():
-    looks = [style.look(name) for name in style.LOOKS if name != "half"]
+    looks = list(style.LOOKS.values())
     assert len({look.color for look in looks}) == len({look.marker for look in looks}) == len(looks)
-    assert style.look("of my own") == style.look("of my own")
+
+
+def test_two_settings_of_a_method_are_two_lines(tmp_path):
+    asked = study(**SMALL, more=[setting("svite", pool="uniform") | {"label": "SViTE uniform"}])
+    results = Results.read(write(tmp_path, asked), asked)
+    for name in ("accuracy", "cost", "training", "layers", "topology"):
+        assert {"SViTE", "SViTE uniform"} <= set(words(figures.draw(results, name)[name]))
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=8), st.floats(0.1, 10))
@@ -117,50 +129,51 @@ def test_names_are_moved_apart_and_keep_their_order(wanted, gap):
 
 
 def test_gradual_pruning_halves_the_model_where_the_paper_says(folder):
-    steps = np.array([23.7, 45.0, 69.7, 100.0])
-    assert schedules.cubic(0.9, steps / 100) == pytest.approx([0.5, 0.75, 0.875, 0.9], abs=1e-3)
     ax = draw("gradual", folder).axes[0]
     guides = sorted(line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":")
-    assert guides == pytest.approx(steps, abs=0.05)
-    assert {"2×", "4×", "8×", "10×"} <= set(words(ax.figure))
+    assert guides == pytest.approx([23.7, 45.0, 69.7, 100.0], abs=0.05)
+    assert {"2×", "4×", "8×", "10×", "to 90 %"} <= set(words(ax.figure))
 
 
-def test_measured_gradual_pruning_lies_on_the_computed_curve(folder):
+def test_logged_gradual_pruning_is_drawn_from_its_first_update_to_its_last(folder):
     ax = draw("gradual", folder).axes[0]
-    logged = [line for line in ax.lines if line.get_marker() == style.look("gmp").marker]
-    assert len(logged) == 2
+    logged = [line for line in ax.lines if line.get_marker() == style.LOOKS["gmp"].marker]
     for line, final in zip(logged, (0.7, 0.9), strict=True):
-        assert line.get_ydata() == pytest.approx(schedules.cubic(final, line.get_xdata() / 100), abs=0.01)
-
-
-def test_the_ramp_is_the_one_that_gmp_has():
-    from svite.methods.gmp import gmp
-
-    defaults = {name: given.default for name, given in inspect.signature(gmp).parameters.items()}
-    assert (defaults["begin"], defaults["until"]) == schedules.RAMP
-    assert schedules.ramp(np.array([5, 10, 45, 80, 90]), 100) == pytest.approx([0, 0, 0.5, 1, 1])
+        done, sparsity = line.get_xdata(), line.get_ydata()
+        assert (done[0], done[-1]) == (0, 100)
+        ramp = cubic(sparsity[0], final, end=1000)
+        assert sparsity == pytest.approx([ramp(round(10 * share)) for share in done], abs=0.01)
 
 
 def test_drop_fractions_are_the_papers_and_the_released_codes(folder):
-    share = np.array([0.0, 0.4, 0.8, 1.0])
-    assert schedules.cosine(share) == pytest.approx([0.5, 0.25, 0.0, 0.0])
-    assert schedules.floored(np.array([0.0, 0.5, 0.8, 1.0])) == pytest.approx([0.5, 0.2525, 0.0523, 0.005], abs=5e-5)
     ax = draw("drop_fraction", folder).axes[0]
+    paper, released, rest = ax.lines[:3]
+    at = [0, 400, 800, 1000]
+    assert paper.get_ydata()[at] == pytest.approx([0.5, 0.25, 0.0, 0.0])
+    both = np.concatenate([released.get_ydata(), rest.get_ydata()])
+    assert both[[0, 500, 800, 1000]] == pytest.approx([0.5, 0.2525, 0.0523, 0.005], abs=5e-5)
     logged = next(line for line in ax.lines if line.get_marker() == "o")
     assert logged.get_ydata() == pytest.approx(fraction(logged.get_xdata() / 100))
 
 
-def test_a_grid_without_gmp_or_svite_still_shows_the_computed_schedules(folder):
-    grid = {"scratch": ["set"], "pretrained": [], "densities": [0.3], "seeds": [0]}
-    assert "2×" in words(draw("gradual", folder, grid))
-    assert "paper" in "".join(words(draw("drop_fraction", folder, grid)))
+def test_a_figure_with_nothing_logged_is_not_made(folder):
+    still = read(folder, methods=("omp",), attention=False)
+    assert list(figures.draw(still, *NAMES)) == ["accuracy", "cost", "layers", "training"]
+    assert not set(figures.draw(read(folder, methods=()), *NAMES)) - {"attention", "attention_shared"}
+
+
+def test_what_was_asked_of_layers_is_drawn_where_it_differs_between_them(folder):
+    assert "Asked" in words(draw("layers", folder))
+    results = read(folder)
+    results.layers.loc[:, "target"] = 0.3
+    assert "Asked" not in words(figures.layers(results))
 
 
 def test_training_curves_are_charged_for_the_dense_half(folder):
     ax = draw("training", folder).axes[0]
     curves = {line.get_label(): line.get_xdata() for line in ax.lines}
     assert curves["OMP"].min() > curves["Dense, half budget"].max() == pytest.approx(7 * 3.5)
-    assert curves["OMP"].max() == pytest.approx(2 * 7 * 3.5)
+    assert curves["OMP"].max() == pytest.approx(15 * 3.5)
 
 
 @pytest.mark.parametrize(("name", "bars"), [("attention", 0), ("attention_shared", 1)])
@@ -177,7 +190,18 @@ def test_each_head_has_its_map_with_the_centre_outlined(folder, name, bars):
         assert not ax.axison
     tops = {image.norm.vmax for ax in (dense, svite) for image in ax.images}
     assert len(tops) == (1 if bars else 72)
-    assert {"Dense", "SViTE at 40 % sparsity", "Layer 6", "Head 6"} <= set(words(fig))
+    assert {"Dense, larger", "SViTE, larger at 40 % sparsity", "Layer 6", "Head 6"} <= set(words(fig))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_any_number_of_models_is_drawn_side_by_side_up_to_four(tmp_path, count):
+    dense = {"method": "dense", "group": "attention", "seeds": [1, 0]}
+    asked = study(
+        more=[{"label": f"D{i}", "name": f"d{i}", **dense} for i in range(count)], attention=False, methods=()
+    )
+    for name in ("attention", "attention_shared"):
+        said = words(figures.draw(Results.read(write(tmp_path, asked), asked), name)[name])
+        assert [text for text in said if text in ("D0", "D1", "D2", "D3", "D4")] == ["D0", "D1", "D2", "D3"][:count]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "attention"])

@@ -7,22 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from svite.params.study import HALF, load
+from svite.params.run import DENSE
+from svite.params.study import load
 from svite.report import tables
 from svite.report.results import Results
-from svite.train import budget
 
 ROOT = Path(__file__).resolve().parents[1]
+STUDY = load(ROOT / "params.yaml")
 
 
 def test_the_readme_agrees_with_the_results():
-    results = Results.read(ROOT, grid=load(ROOT / "params.yaml").grid.model_dump())
     start, end = tables.MARKS
     between = (ROOT / "README.md").read_text(encoding="utf-8").split(start)[1].split(end)[0]
-    assert between.strip() == tables.markdown(results), "rewrite it with svite.report.tables.update_readme"
-
-
-STUDY = load(ROOT / "params.yaml")
+    assert between.strip() == tables.markdown(Results.read(ROOT)), "rewrite it with svite.report.tables.update_readme"
 
 
 def metrics(key: str) -> dict:
@@ -30,27 +27,28 @@ def metrics(key: str) -> dict:
 
 
 def test_every_run_has_the_epochs_and_the_model_that_params_yaml_asks_for():
-    for run in STUDY.grid.runs(model=STUDY.model, recipe=STUDY.recipe):
-        found = metrics(run.key)
-        assert found["epochs"] == budget.epochs(run, run.method in STUDY.grid.pretrained)
-        before = metrics(f"{HALF}-{run.seed}")["images_seen"] if run.method in STUDY.grid.pretrained else 0
+    for planned in STUDY.among("weights", "structures"):
+        found = metrics(planned.key)
+        assert found["epochs"] == planned.run.recipe.epochs
+        before = metrics(planned.start)["images_seen"] if planned.start else 0
         assert found["images_charged"] == found["images_seen"] + before
         assert found["parameters"] == metrics("dense-0")["parameters"]
 
 
-def test_every_method_is_charged_for_as_many_images():
-    charged = {metrics(run.key)["images_charged"] for run in STUDY.grid.runs(model=STUDY.model, recipe=STUDY.recipe)}
-    assert len(charged) == 1
+def test_every_setting_is_charged_for_as_many_images():
+    runs = STUDY.among("weights", "structures")
+    assert len({metrics(planned.key)["images_charged"] for planned in runs}) == 1
 
 
 def test_dense_reaches_97_percent_on_validation_images():
-    scores = [metrics(f"dense-{seed}")["validation_top1"] for seed in STUDY.grid.seeds]
+    dense = [planned.key for planned in STUDY.among("weights") if planned.run.method == DENSE]
+    scores = [metrics(key)["validation_top1"] for key in dense]
     assert len(scores) == 3
     assert sum(scores) / len(scores) >= 97
 
 
 def test_committed_tables_are_those_of_the_committed_results(tmp_path):
-    tables.save(Results.read(ROOT, grid=STUDY.grid.model_dump()), tmp_path)
+    tables.save(Results.read(ROOT), tmp_path)
     for made in tmp_path.iterdir():
         assert made.read_bytes() == (ROOT / "reports/tables" / made.name).read_bytes(), (
             f"run `make figures` ({made.name})"

@@ -4,14 +4,14 @@ import json
 
 import pytest
 from matplotlib.colors import to_rgb
-from synthetic_results import CARD, WAYS, write, write_measured
+from synthetic_results import CARD, WAYS, study, write, write_measured
 
 from svite.report import measured, speed, style
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_measured(write(tmp_path_factory.mktemp("study")))
+    return write_measured(write(tmp_path_factory.mktemp("study"), study(methods=())), study(methods=()))
 
 
 def test_a_row_a_model_and_runtime(folder):

@@ -6,33 +6,34 @@ from statistics import mean, stdev
 
 import pandas as pd
 import pytest
-from synthetic_results import GRID, PARAMETERS, PRUNABLE, cost, top1, write
+from synthetic_results import LABELS, PARAMETERS, PRUNABLE, cost, setting, study, top1, write
 
 from svite.report import tables
 from svite.report.findings import duel, findings, verdict
 from svite.report.results import Results
 from svite.report.text import signed
 
-METHODS = [*GRID["scratch"], *GRID["pretrained"]]
+METHODS = ["svite", "set", "gmp", "omp", "taylor"]
+SEEDS, DENSITIES = (0, 1, 2), (0.6, 0.3, 0.1, 0.05)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return Results.read(write(tmp_path_factory.mktemp("study")), grid=GRID)
+    return Results.read(write(tmp_path_factory.mktemp("study"), study()), study())
 
 
-def test_dense_comes_first_then_each_sparsity_in_the_grids_order(results):
+def test_dense_comes_first_then_each_sparsity_in_the_studys_order(results):
     frame = tables.table(results)
     expected = [("dense", 0.0)] + [(m, s) for s in (0.4, 0.7, 0.9, 0.95) for m in METHODS]
     assert [*zip(frame["method"], frame["sparsity"], strict=True)] == expected
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("density", GRID["densities"])
+@pytest.mark.parametrize("density", DENSITIES)
 def test_each_number_is_the_mean_over_seeds(results, method, density):
     frame = tables.table(results)
     row = frame[(frame["method"] == method) & (frame["density"] == density)].squeeze()
-    values = [top1(method, density, seed) for seed in GRID["seeds"]]
+    values = [top1(method, density, seed) for seed in SEEDS]
     assert row["top1"] == pytest.approx(mean(values))
     assert row["top1_std"] == pytest.approx(stdev(values))
     assert row["top5"] == pytest.approx((99.6 + 99.9 + 99.9) / 3)
@@ -44,28 +45,44 @@ def test_each_number_is_the_mean_over_seeds(results, method, density):
 def test_cells_read_as_people_write_them(results):
     row = tables.rows(results)[1]
     assert {name: row[name] for name in tables.COLUMNS} == {
-        "method": "SViTE", "sparsity": "40 %", "nonzero": "123,146", "top1": "96.6 ± 0.3",
+        "label": "SViTE", "sparsity": "40 %", "nonzero": "123,146", "top1": "96.6 ± 0.3",
         "top5": "99.8 ± 0.2", "cost": "0.60×",
     }  # fmt: skip
 
 
 def test_the_best_of_each_sparsity_is_marked_and_dense_is_not(results):
-    best = [(row["method"], row["sparsity"]) for row in tables.rows(results) if row["best"]]
+    best = [(row["label"], row["sparsity"]) for row in tables.rows(results) if row["best"]]
     assert best == [("GMP", sparsity) for sparsity in ("40 %", "70 %", "90 %", "95 %")]
 
 
 def test_each_row_has_the_command_that_trains_it(results):
     commands = [row["command"] for row in tables.rows(results)]
-    assert commands[0] == "dvc repro dense@{0,1,2}"
-    assert commands[1] == "dvc repro sparse@svite-0.6-{0,1,2}"
-    assert commands[-1] == "dvc repro prune@taylor-0.05-{0,1,2}"
+    assert commands[0] == "dvc repro dense@dense-{0,1,2}"
+    assert commands[1] == "dvc repro train@svite-0.6-{0,1,2}"
+    assert commands[-1] == "dvc repro train@taylor-0.05-{0,1,2}"
     assert len(set(commands)) == len(commands)
 
 
 def test_one_seed_has_no_spread(tmp_path):
-    grid = GRID | {"seeds": [1]}
-    rows = tables.rows(Results.read(write(tmp_path, grid), grid=grid))
-    assert (rows[0]["top1"], rows[0]["command"]) == ("97.2", "dvc repro dense@1")
+    asked = study(seeds=(1,))
+    results = Results.read(write(tmp_path, asked), asked)
+    rows = tables.rows(results)
+    assert (rows[0]["top1"], rows[0]["command"]) == ("97.2", "dvc repro dense@dense-1")
+    assert "mean over 1 seed;" in tables.markdown(results)
+
+
+def test_settings_with_options_have_rows_and_commands_of_their_own(tmp_path):
+    more = [
+        setting("svite", pool="uniform", densities=[0.3]) | {"label": "SViTE uniform"},
+        setting("svite", fraction=0.3, densities=[0.3], seeds=[0, 1]) | {"label": "SViTE slow", "name": "it's slow"},
+    ]
+    asked = study(methods=("svite",), densities=(0.3, 0.1), more=more)
+    rows = {row["label"]: row["command"] for row in tables.rows(Results.read(write(tmp_path, asked), asked))[:4]}
+    assert rows["SViTE uniform"] == "dvc repro train@svite-0.3-{0,1,2}-pool-uniform"
+    assert rows["SViTE slow"].count("train@it") == 2
+    assert "{" not in rows["SViTE slow"]
+    assert "1 seed" not in tables.markdown(Results.read(tmp_path, asked))
+    assert "over 2 to 3 seeds" in tables.markdown(Results.read(tmp_path, asked))
 
 
 def test_saved_files_say_the_same(results, tmp_path):
@@ -87,9 +104,10 @@ def test_saved_files_say_the_same(results, tmp_path):
 
 
 def test_paired_cells_are_bold_where_the_interval_leaves_out_zero(results):
-    rows = {row["method"]: row["cells"] for row in tables.paired_rows(results, "svite")}
+    rows = {row["label"]: row["cells"] for row in tables.paired_rows(results, "SViTE")}
     assert set(rows) == {"SET", "GMP", "OMP", "Taylor"}
-    assert rows["GMP"][0] == {"difference": "+0.20", "interval": "−0.30 to +0.70", "clear": False}
+    assert rows["GMP"][0]["difference"] == "+0.20"
+    assert not rows["GMP"][0]["clear"]
     assert rows["GMP"][3]["clear"]
 
 
@@ -124,29 +142,30 @@ def test_findings_follow_from_the_numbers(results):
     assert facts["dense"]["mean"] == pytest.approx(97.2)
     assert [row["label"] for row in facts["best"]] == ["GMP"] * 4
     assert facts["best"][1]["against_dense"]["difference"] == pytest.approx(-1.2)
-    assert [row["state"] for row in duel(results, "gmp", "svite")] == ["level", "level", "ahead", "ahead"]
-    assert "beats SViTE at 90 % and 95 % sparsity; no difference is resolved at 40 %" in facts["verdict"]
+    assert [row["state"] for row in duel(results, "GMP", "SViTE")] == ["level", "ahead", "ahead", "ahead"]
+    assert "GMP beats SViTE at 70 %, 90 % and 95 % sparsity; no difference is resolved at 40 %" in facts["verdict"]
     near = {row["label"]: row["sparsity"] for row in facts["near"]}
-    assert near == dict.fromkeys(["SViTE", "SET", "GMP", "OMP", "Taylor"], "40 %")
+    assert near == dict.fromkeys([LABELS[method] for method in METHODS], "40 %")
     assert {row["label"] for row in facts["itop"]} == {"SViTE", "SET"}
-    assert facts["pair"]["uniform_bits"] == pytest.approx(5.6147, abs=1e-4)
-    assert facts["half_epochs"] == 7
+    assert facts["attention"][0]["uniform_bits"] == pytest.approx(5.6147, abs=1e-4)
+    assert [row["epochs"] for row in facts["settings"] if row["group"] == "start"] == [7]
+    assert facts["images"] == [15 * 3500]
 
 
 @pytest.mark.parametrize(
     ("states", "says"),
     [
-        (["ahead", "ahead"], "Gradual pruning beats SViTE at every sparsity tried."),
-        (["behind", "behind"], "SViTE beats gradual pruning at every sparsity tried."),
-        (["level", "level"], "No difference between gradual pruning and SViTE is resolved at any sparsity tried."),
+        (["ahead", "ahead"], "GMP beats SViTE at every sparsity compared."),
+        (["behind", "behind"], "SViTE beats GMP at every sparsity compared."),
+        (["level", "level"], "No difference between GMP and SViTE is resolved at any sparsity compared."),
         (
             ["behind", "ahead"],
-            "Gradual pruning beats SViTE at 90 % sparsity; SViTE beats gradual pruning at 40 %.",
+            "GMP beats SViTE at 90 % sparsity; SViTE beats GMP at 40 %.",
         ),
-        (["behind", "level"], "SViTE beats gradual pruning at 40 % sparsity; no difference is resolved at 90 %."),
+        (["behind", "level"], "SViTE beats GMP at 40 % sparsity; no difference is resolved at 90 %."),
         ([], ""),
     ],
 )
 def test_the_verdict_has_a_wording_for_either_winner(states, says):
     rows = [{"sparsity": s, "state": state} for s, state in zip(("40 %", "90 %"), states, strict=False)]
-    assert verdict(rows, "gradual pruning", "SViTE") == says
+    assert verdict(rows, "GMP", "SViTE") == says

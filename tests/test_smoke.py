@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import toy
+from ruamel.yaml import YAML
 
 from svite.params import study
 from svite.pipeline import chores
@@ -57,10 +58,9 @@ def lock(place: Path) -> dict:
     return read_yaml(place / "dvc.lock")
 
 
-def keys(place: Path) -> set[str]:
+def keys(place: Path, *groups: str) -> set[str]:
     asked = study.load(place / "params.yaml")
-    runs = asked.grid.runs(asked.model, asked.recipe) + asked.pair.runs
-    return {run.key for run in runs} | {study.key(study.HALF, 1.0, seed) for seed in asked.grid.seeds}
+    return {planned.key for planned in (asked.among(*groups) if groups else asked.runs)}
 
 
 # ---- what a run leaves --------------------------------------------------------------------------
@@ -68,8 +68,10 @@ def keys(place: Path) -> set[str]:
 
 def test_the_whole_study_runs(smoke):
     place, out = smoke
-    assert {path.stem for path in (place / "metrics/train").iterdir()} >= keys(place)
-    assert set(json.loads((place / "metrics/test.json").read_text())) <= keys(place)
+    tested = keys(place, "weights", "structures", "attention")
+    assert {path.stem for path in (place / "metrics/train").iterdir()} == keys(place)
+    assert {path.stem for path in (place / "metrics/test").iterdir()} == tested
+    assert {path.stem for path in (place / "arrays/runs").iterdir()} == tested
     for name in ("report.pdf", "report.html"):
         assert (place / "reports" / name).stat().st_size > 50_000
     drawn = {path.stem for path in (place / "reports/figures").glob("*.svg")}
@@ -81,7 +83,8 @@ def test_the_whole_study_runs(smoke):
 
 def test_executed_notebooks_hold_no_errors_warnings_or_progress(smoke):
     executed = sorted((smoke[0] / "reports/notebooks").glob("*.ipynb"))
-    assert len(executed) == len(keys(smoke[0])) + 4  # data, evaluate, figures, report
+    tested = keys(smoke[0], "weights", "structures", "attention")
+    assert len(executed) == len(keys(smoke[0])) + len(tested) + 3  # data, figures, report
     for path in executed:
         cells = json.loads(path.read_text())["cells"]
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
@@ -165,29 +168,111 @@ def test_a_change_of_one_method_reruns_its_runs(place):
     assert code == 0
     trained = {stage for stage in done(out) if "@" in stage}
     assert trained
-    assert all(stage.startswith("sparse@gmp-") for stage in trained)
+    assert all(stage.startswith(("train@gmp-", "evaluate@gmp-")) for stage in trained)
 
 
 @pytest.mark.slow
-def test_adding_a_method_retrains_nothing(place):
-    shutil.copy(place / "svite/methods/set.py", place / "svite/methods/another.py")
+def test_a_method_of_ones_own_as_contributing_has_it(place):
+    """To the letter: its file, its entry, lint, a run, and the tests that know of methods."""
+    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", (place / "CONTRIBUTING.md").read_text(), re.DOTALL))
+    (place / "svite/methods/mine.py").write_text(blocks["python"])
+    params = place / "params.yaml"
+    settings = [*read_yaml(params)["settings"], *read_yaml(blocks["yaml"])]
+    YAML().dump(read_yaml(params) | {"settings": settings}, params)
+    for check in (["check"], ["format", "--check"]):
+        assert subprocess.run([sys.executable, "-m", "ruff", *check], cwd=place).returncode == 0
     code, out = repro(place)
-    assert (code, done(out)) == (0, {"notebooks"})
+    assert code == 0, out
+    assert done(out) == {"notebooks", "train@mine-0.3-0", "evaluate@mine-0.3-0", "figures", "report"}
+    assert "Mine" in (place / "reports/report.html").read_text()
+    files = [f"tests/test_{name}.py" for name in ("options", "documents", "arrows", "methods_arguments")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    tested = subprocess.run(
+        command, cwd=place, env=toy.environment(PYTHONPATH=str(place)), capture_output=True, text=True
+    )
+    assert tested.returncode == 0, tested.stdout[-3000:]
 
 
 @pytest.mark.slow
 def test_a_dropped_value_leaves_the_results(place):
     params = (place / "params.yaml").read_text()
-    dropped = study.load(place / "params.yaml").grid.densities[-1]
+    dropped = study.load(place / "params.yaml").densities[-1]
     (place / "params.yaml").write_text(re.sub(rf"\n *- {dropped:g}\b", "", params))
+    mine = place / f"metrics/train/mine-{dropped:g}-0.json"
+    mine.write_text("{}")  # of `svite train --output .`, say
     code, out = repro(place)
     assert code == 0, out
-    assert done(out) == {"evaluate", "figures", "report"}
-    tested = json.loads((place / "metrics/test.json").read_text())
-    assert tested
-    assert not [key for key in tested if f"-{dropped:g}-" in key]
+    assert "Removed, for the study has them no more: the results of evaluate@gmp-" in out
+    assert done(out) == {"notebooks", "figures", "report"}
+    left = [path for path in place.rglob("*") if f"-{dropped:g}-" in path.name and not {*path.parts} & {".dvc", ".git"}]
+    assert left == [mine]
+    assert f"-{dropped:g}-" not in (place / "dvc.lock").read_text()
+    shown = json.loads(toy.dvc(place, "metrics", "show", "--json"))[""]["data"]
+    assert {name for name in shown if f"-{dropped:g}-" in name} == {"metrics/train/" + mine.name}
     table = (place / "reports/tables/results.csv").read_text()
     assert str(dropped) not in {cell for line in table.splitlines() for cell in line.split(",")}
+
+
+@pytest.mark.slow
+def test_a_new_label_trains_nothing(place):
+    params = (place / "params.yaml").read_text()
+    (place / "params.yaml").write_text(
+        params.replace("label: GMP", "label: Gradual").replace("rival: GMP", "rival: Gradual")
+    )
+    code, out = repro(place)
+    assert (code, done(out)) == (0, {"notebooks", "figures", "report"}), out
+    assert "Gradual" in (place / "reports/tables/results.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_new_setting_trains_its_own_runs(place):
+    values = read_yaml(place / "params.yaml")
+    setting = {"label": "SViTE uniform", "method": "svite", "pool": "uniform", "densities": [0.3]}
+    values["settings"].insert(3, setting)
+    YAML().dump(values, place / "params.yaml")
+    code, out = repro(place)
+    assert code == 0, out
+    key = "svite-0.3-0-pool-uniform"
+    assert done(out) == {"notebooks", f"train@{key}", f"evaluate@{key}", "figures", "report"}
+    assert "SViTE uniform" in (place / "reports/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_study_of_its_own_runs_beside_it_and_rebuilds_from_git(place, tmp_path):
+    """The same notebooks, code and commands; the study beside it is left alone."""
+    folder = place / "studies/small"
+    folder.mkdir(parents=True)
+    values = read_yaml(place / "params.yaml") | {
+        "data": "../../data",
+        "densities": [0.3],
+        "reference": None,
+        "rival": None,
+    }
+    values["settings"] = [
+        {"label": "Whole", "method": "dense"},
+        {"label": "Thin", "method": "nm", "m": 8, "densities": [0.5]},
+    ]
+    YAML().dump(values, folder / "params.yaml")
+    code, out = repro(place, "repro", "--jobs", "2", "--study", "small")
+    assert code == 0, out
+    keys = {"dense-0", "nm-0.5-0-m-8"}
+    assert {path.stem for path in (folder / "metrics/test").iterdir()} == keys
+    page = (folder / "reports/report.html").read_text()
+    assert "Thin" in page
+    assert not re.search("SViTE|digit|MNIST", re.sub(r"<[^>]*>", "", page.split("References")[0].split("</style>")[1]))
+    assert toy.dvc(place, "status") == "Data and pipelines are up to date.\n"
+    assert chores.git("status", "--short", "--", "metrics", "reports", "curves", "arrays", cwd=place) == ""
+    code, out = repro(place, "repro", "--study", "small")
+    assert (code, done(out)) == (0, set())
+    toy.commit(place)
+    clone = tmp_path / "clone"
+    chores.git("clone", "--quiet", str(place), str(clone))
+    shutil.rmtree(clone / "studies/small/reports/figures")
+    code, out = repro(clone, "figures", "--study", "small")
+    assert code == 0, out
+    assert chores.git("status", "--short", cwd=clone) == ""
+    code, out = repro(place, "figures", "--study", "smal")
+    assert (code, out) == (1, "svite: There is no studies/smal/params.yaml; the nearest is small.\n")
 
 
 # ---- the same bytes, whatever happened ----------------------------------------------------------
@@ -209,7 +294,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_lock(place):
         shutil.rmtree(place / name)
     with toy.start(place, "repro", "--jobs", "2", PYTHONPATH=str(place)) as process:
         for line in process.stdout:
-            if found := re.match(r" *sparse@(\S+) +epoch +1/2", line):
+            if found := re.match(r" *train@(\S+) +epoch +1/2", line):
                 break
         while not list(place.glob(f".scratch/{found[1]}-*.ckpt")):
             time.sleep(0.01)
@@ -229,12 +314,12 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_lock(place):
 @pytest.mark.slow
 def test_metrics_and_experiments(place):
     shown = json.loads(toy.dvc(place, "metrics", "show", "--json"))[""]["data"]
-    assert "metrics/test.json" in shown
-    toy.dvc(place, "exp", "run", "--name", "fewer", "-S", "pair.images=50")
-    assert read_yaml(place / "params.yaml")["pair"]["images"] == 50
+    assert "metrics/test/dense-0.json" in shown
+    toy.dvc(place, "exp", "run", "--name", "other", "-S", "rival=SET")
+    assert read_yaml(place / "params.yaml")["rival"] == "SET"
     table = toy.dvc(place, "exp", "show", "--csv")
-    assert "fewer" in table
-    assert "pair.images" in table.splitlines()[0]
+    assert "other" in table
+    assert "rival" in table.splitlines()[0]
     (place / "metrics/train/dense-0.json").write_text('{"validation_top1": 1.0}')
     moved = json.loads(toy.dvc(place, "metrics", "diff", "--json"))
     assert moved["metrics/train/dense-0.json"]["validation_top1"]["new"] == 1.0

@@ -12,7 +12,7 @@ from svite.sparsity.cut import Cut, Part, Unit, block, element, fan_in, n_of_m
 from svite.sparsity.mask import SAMPLE, count, lowest_kept, newborn, pack, survivors, top, unpack
 from svite.sparsity.pool import Pool
 from svite.sparsity.rule import DropGrow, Prune, bernoulli_start, exact_start
-from svite.sparsity.schedule import constant, cosine, cubic, ending, every, linear, once
+from svite.sparsity.schedule import constant, cosine, cubic, ending, every, linear, once, straight
 from svite.sparsity.score import gradient, magnitude
 
 VALUES = st.sampled_from([-math.inf, -1.0, 0.0, -0.0, 0.5, 0.5, 1.0, 2.0, math.inf]) | st.floats(
@@ -201,7 +201,9 @@ def test_schedules_begin_and_end_where_they_should_and_stay_there(end, start, st
         assert schedule(end) == schedule(end + 100) == pytest.approx(stop)
         values = [schedule(step) for step in range(end + 1)]
         assert values == sorted(values, reverse=start > stop) or start == pytest.approx(stop)
-    assert constant(start)(end) == start
+    assert constant(start)(end) == constant(start, end)(end) == start
+    falling = [straight(start, end)(step) for step in range(end + 2)]
+    assert falling == pytest.approx([start * (1 - step / end) for step in range(end + 1)] + [0.0], abs=1e-12)
 
 
 def test_schedules_follow_their_formulas():

@@ -20,7 +20,7 @@ from svite.sparsity.pool import uniform
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import once
 from svite.sparsity.score import magnitude, taylor
-from svite.sparsity.scoring import Scorer
+from svite.sparsity.scoring import Scoring
 
 BOTH = [0, 1]
 TAKEN = {
@@ -353,7 +353,7 @@ def test_scores_of_half_precision_are_told_apart(dtype):
     for weight in model.parameters():
         weight.grad = torch.full_like(weight, 1e-5)
     model.to(dtype)
-    scores = Scorer(sparsifier, 0).now(taylor, "head.weight", 0)
+    scores = Scoring(sparsifier, 0).now(taylor, "head.weight", 0)
     assert scores.dtype == torch.float32
     assert (scores > 0).float().mean() > 0.9
 

@@ -167,7 +167,7 @@ def test_a_note_that_is_no_mapping_is_one_sentence(tmp_path, intact, note, read)
         read(path)
 
 
-@pytest.mark.parametrize("run", [None, [], "text", {}, {"method": []}])
+@pytest.mark.parametrize("run", [None, [], "text", {}, {"method": []}, {"method": "nm8", "options": []}])
 def test_a_run_that_is_none_is_one_sentence(tmp_path, intact, run):
     path = crafted(tmp_path, intact, lambda document, _: document["note"].update(run=run))
     with pytest.raises(ValueError, match=r"^The model .* is damaged \(.*\); delete it and train it again\.$") as caught:

@@ -15,7 +15,7 @@ from tiny import made, same, vit, weights_of
 from tiny_runs import MODEL, a_run, data, files_of
 
 from svite.io.files import HOUR, sha256, whole, write
-from svite.io.saved import load
+from svite.io.saved import load, save
 from svite.params.recipe import Model
 from svite.train.checkpoint import load_checkpoint, save_checkpoint
 from svite.train.models import build, load_model, save_model
@@ -122,6 +122,26 @@ def test_a_model_comes_back_bit_for_bit_with_its_run_and_its_masks(tmp_path):
     assert all(torch.equal(kept[name], mask) for name, mask in sparsifier.masks.items())
     save_model(tmp_path / "again.safetensors", model, run, sparsifier)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("former", "today"),
+    [
+        ({"method": "half", "options": {}}, {"method": "dense", "options": {}, "density": 1.0}),
+        ({"method": "half"}, {"method": "dense", "options": {}, "density": 1.0}),
+        ({"method": "nm8", "options": {}}, {"method": "nm", "options": {"m": 8}, "density": 0.5}),
+        ({"method": "nm8", "options": {"interval": 7}}, {"method": "nm", "options": {"interval": 7, "m": 8}}),
+    ],
+)
+def test_a_model_of_a_method_that_has_another_name_today_is_loaded(former, today, tmp_path):
+    path, model = tmp_path / "m.safetensors", build(MODEL)
+    run = a_run("dense").model_copy(update={"density": today.setdefault("density", 0.5)})
+    note = run.model_dump(mode="json", exclude={"options"}) | former
+    save(model, path, build=(MODEL.name, MODEL.arguments), note={"run": note})
+    loaded, its_run = load_model(path)
+    assert its_run == run.model_copy(update=today)
+    assert same(weights_of(model), weights_of(loaded))
+    assert same(weights_of(model), weights_of(load(path)[0]))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:-1], lambda b: b"", lambda b: b"\xff" * 50])

@@ -244,7 +244,7 @@ def test_the_growth_score_is_the_gradient_that_the_candidate_would_have():
     alive = sparsifier.alive["blocks.1.mlp.neurons"][0]
     optimizer.zero_grad()
     backward(model, 2)
-    score = sparsifier.scorer.now(gradient, "blocks.1.mlp.neurons", 2)[0]
+    score = sparsifier.scoring.now(gradient, "blocks.1.mlp.neurons", 2)[0]
     incoming = model.blocks[1].mlp.fc1.weight.detach().clone()
     with torch.no_grad():
         for name, mask in sparsifier.masks.items():  # the same weights by hand in a copy that knows no sparsifier

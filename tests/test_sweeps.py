@@ -69,7 +69,7 @@ def results(place: Path) -> dict[str, dict[str, str]]:
 
 def test_two_workers_run_a_queue_and_a_result_comes_back(study):
     rates = ",".join(map(str, RATES.values()))
-    toy.dvc(study, "exp", "run", "--queue", "--name", "lr", "--set-param", f"recipe.lr={rates}", "dense@0")
+    toy.dvc(study, "exp", "run", "--queue", "--name", "lr", "--set-param", f"recipe.lr={rates}", "dense@dense-0")
     start_workers(study, jobs=2)
     assert states(study, until={"Success", "Failed"}) == dict.fromkeys(RATES, "Success")
     found = results(study)
@@ -86,13 +86,13 @@ def test_two_workers_run_a_queue_and_a_result_comes_back(study):
     brought = json.loads((study / "metrics/train/dense-0.json").read_text())
     assert brought["validation_top1"] == scores["lr-2"]
     assert (study / "models/dense-0.safetensors").stat().st_size == brought["bytes"]
-    assert re.findall(r"Running stage '(.*)'", toy.dvc(study, "repro", "dense@0")) == ["notebooks"]
+    assert re.findall(r"Running stage '(.*)'", toy.dvc(study, "repro", "dense@dense-0")) == ["notebooks"]
     assert toy.gone(study)  # idle workers end by themselves
 
 
 def test_a_killed_experiment_leaves_no_kernel_and_no_copy(study):
     settings = ("--set-param", "recipe.epochs=500", "--set-param", "recipe.interval=9")
-    toy.dvc(study, "exp", "run", "--queue", "--name", "long", *settings, "dense@0")
+    toy.dvc(study, "exp", "run", "--queue", "--name", "long", *settings, "dense@dense-0")
     start_workers(study, jobs=1)
     copies = study / ".dvc/tmp/exps"
     wait_for(lambda: list(copies.glob("tmp*/.scratch/*.ckpt")))

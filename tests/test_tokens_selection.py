@@ -102,6 +102,15 @@ def test_kept_restores_the_model_and_needs_a_selector():
         tokens.kept(vit(), batch(0)[0])
 
 
+def test_quarters_are_the_blocks_after_each_quarter_of_the_depth():
+    assert [tokens.quarters(depth) for depth in (4, 7, 12, 24)] == [(1, 2, 3), (1, 3, 5), (3, 6, 9), (6, 12, 18)]
+    images = batch(0)[0]
+    by_name = tokens.select(variant("class token", depth=4), 0.5, tokens.quarters).eval()
+    by_number = tokens.select(variant("class token", depth=4), 0.5, (1, 2, 3)).eval()
+    assert lengths(by_name, images) == lengths(by_number, images) == [10, 10, 6, 6, 4, 4, 3, 3]
+    assert torch.equal(by_name(images), by_number(images))
+
+
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_multiply_accumulates_fall_as_counted_by_hand(scorer):
     model = selected(scorer=SCORERS[scorer])

@@ -10,7 +10,7 @@ from tiny_images import CLASSES, class_folders, loaded, pictures, shards
 
 from svite.data.archives import files_of
 from svite.data.found import find
-from svite.data.memory import read
+from svite.data.memory import read_images
 from svite.data.shards import expand, samples_of
 from svite.params.recipe import Images
 
@@ -52,7 +52,7 @@ def test_an_archive_that_is_not_whole_is_refused_in_one_sentence(damage, tmp_pat
     assert len(files_of(path)) == 30
     change, said = DAMAGES[damage]
     path.write_bytes(change(path.read_bytes(), starts(path)))
-    for ask in (lambda: find(path), lambda: read(path, 3, 14)):
+    for ask in (lambda: find(path), lambda: read_images(path, 3, 14)):
         with pytest.raises(ValueError, match=r"train\.tar can't be read as a tar file \(.*\)") as caught:
             ask()
         assert said in str(caught.value)

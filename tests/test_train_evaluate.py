@@ -1,4 +1,4 @@
-"""Evaluation: deterministic, in order, and the test images looked at once."""
+"""Evaluation: deterministic, in order, and what is kept of a look at the test images."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import MODEL, a_run, data, files_of
 
+from svite import tokens
 from svite.data import describe
 from svite.data.memory import Data
-from svite.params.recipe import Model
-from svite.params.study import Grid, Pair, Study
+from svite.sparsity.mask import count
 from svite.study import results, testset
 from svite.train.evaluate import accuracy, best, logits
-from svite.train.models import build, save_model
+from svite.train.models import build, load_model, save_model
 from svite.train.progress import MARK, Progress
 
 
@@ -48,47 +48,69 @@ def test_accuracy_is_in_percent():
 
 
 @pytest.fixture
-def models(tmp_path) -> Path:
+def folder(tmp_path) -> Path:
+    """Two untrained dense models, as a study has them."""
     for seed in (0, 1):
         torch.manual_seed(seed)
         run = a_run("dense", seed=seed)
         save_model(tmp_path / "models" / f"{run.key}.safetensors", build(MODEL), run)
-    return tmp_path / "models"
+    return tmp_path
 
 
-def test_the_last_look_keeps_each_models_guesses(images, models, tmp_path):
-    out = tmp_path / "out"
-    table = testset.look(["dense-0", "dense-1"], images, models, out)
-    scores = json.loads((out / "metrics" / "test.json").read_text())
-    guesses = load_file(out / "arrays" / "predictions.safetensors")
-    assert list(scores) == ["dense-0", "dense-1"]
-    assert torch.equal(guesses["labels"].long(), images.test.labels)
-    for key, right in testset.correct(out).items():
-        assert scores[key]["top1"] == pytest.approx(100 * float(right.float().mean()), abs=1e-4)
-        assert table.top1[key] == scores[key]["top1"]
-        assert scores[key]["top5"] == 100.0  # three classes
-    assert not torch.equal(guesses["dense-0"], guesses["dense-1"])
-    before = files_of(out)
-    testset.look(["dense-0", "dense-1"], images, models, out)
-    assert files_of(out) == before
+def kept_of(folder: Path, key: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / "arrays" / "runs" / f"{key}.safetensors")
 
 
-def test_a_missing_model_leaves_the_last_look_unwritten(images, models, tmp_path):
+def test_a_look_at_the_test_images_keeps_the_models_guesses(images, folder):
+    testset.keep_labels(images, folder)
+    labels = load_file(folder / "arrays" / "test.safetensors")["labels"]
+    assert torch.equal(labels.long(), images.test.labels)
+    for seed in (0, 1):
+        found = testset.look(a_run("dense", seed=seed), images, folder)
+        scores = json.loads((folder / "metrics" / "test" / f"dense-{seed}.json").read_text())
+        right = kept_of(folder, f"dense-{seed}")["predictions"][:, 0] == labels
+        assert scores["top1"] == pytest.approx(100 * float(right.float().mean()), abs=1e-4)
+        assert scores["top1"] == pytest.approx(found.top1, abs=1e-4)
+        assert scores["top5"] == 100.0  # three classes
+        assert scores["images"] == len(labels)
+    assert not torch.equal(kept_of(folder, "dense-0")["predictions"], kept_of(folder, "dense-1")["predictions"])
+    before = files_of(folder)
+    testset.look(a_run("dense"), images, folder)
+    assert files_of(folder) == before
+
+
+def test_a_missing_model_leaves_the_look_unwritten(images, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"dense-2\.safetensors is missing"):
-        testset.look(["dense-0", "dense-2"], images, models, tmp_path / "out")
+        testset.look(a_run("dense", seed=2), images, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_attention_is_averaged_over_test_images_and_kept(images, models, tmp_path):
-    maps = testset.attention(["dense-0", "dense-1"], images, models, tmp_path / "out", images=4)
-    kept = load_file(tmp_path / "out" / "arrays" / "attention.safetensors")
-    assert maps["dense-0"].shape == (1, 2, 3, 3)
-    assert all(torch.equal(kept[key], maps[key]) for key in maps)
-    torch.testing.assert_close(kept["dense-1"].sum((2, 3)), torch.ones(1, 2))  # without prefix tokens, all of it
+def test_attention_is_averaged_over_test_images_and_kept_where_it_is_asked_for(images, folder):
+    testset.look(a_run("dense"), images, folder, attended=4)
+    testset.look(a_run("dense", seed=1), images, folder)
+    kept = kept_of(folder, "dense-0")
+    assert kept["attention"].shape == (1, 2, 3, 3)
+    assert kept["attended"].tolist() == [4]
+    torch.testing.assert_close(kept["attention"].sum((2, 3)), torch.ones(1, 2))  # without prefix tokens, all of it
+    assert set(kept_of(folder, "dense-1")) == {"predictions"}
+
+
+def test_the_tokens_that_a_model_keeps_are_kept_of_one_image_a_class(images, tmp_path):
+    run = a_run("sviteplus", density=0.5)
+    results.train(run, images, tmp_path)
+    testset.look(run, images, tmp_path)
+    testset.keep_labels(images, tmp_path)
+    samples = load_file(tmp_path / "arrays" / "test.safetensors")["samples"]
+    left = kept_of(tmp_path, run.key)["kept"]
+    assert samples.shape == (3, 1, 12, 12)
+    assert left.shape == (3, 9)
+    assert left.sum(1).tolist() == [count(0.5, 9)] * 3
+    model = load_model(tmp_path / "models" / f"{run.key}.safetensors")[0]
+    assert torch.equal(left, tokens.kept(model, images.normalised(samples))[-1])
 
 
 def test_the_data_are_described_in_numbers(images, tmp_path):
-    facts = describe.write(images, tmp_path)
+    facts = describe.facts_of(images, tmp_path)
     assert json.loads((tmp_path / "metrics" / "data.json").read_text()) == facts
     assert {name: facts[name] for name in ("train", "validation", "test", "classes")} == {
         "train": 42,
@@ -136,16 +158,3 @@ def test_ensure_trains_what_is_missing_or_another_runs_and_nothing_else(images, 
         assert results.ensure(asked, images, tmp_path) == tmp_path / "models" / "svite-0.5-0.safetensors"
     assert trained == ["svite-0.5-0"] * 2
     assert len(capsys.readouterr().out.splitlines()) == 3
-
-
-def test_ensure_all_makes_every_run_of_a_study_and_the_halves_it_starts_from(images, tmp_path, capsys):
-    recipe = a_run(epochs=2).recipe
-    grid = Grid(scratch=("svite",), pretrained=("omp",), densities=(0.5,), seeds=(0,))
-    larger = Model.model_validate(MODEL.model_dump() | {"depth": 2})
-    pair = Pair(density=0.5, model=larger, recipe=recipe)
-    study = Study(data=str(images.folder), model=MODEL, recipe=recipe, grid=grid, pair=pair)
-    keys = results.ensure_all(study, images, tmp_path)
-    assert keys == ["dense-0", "svite-0.5-0", "omp-0.5-0", "pair-dense", "pair-svite"]
-    made = {path.stem for path in (tmp_path / "models").iterdir()}
-    assert made == {*keys, "half-0"}
-    assert len(capsys.readouterr().out.splitlines()) == 2 + 2 + 1 + 1 + 2 + 2

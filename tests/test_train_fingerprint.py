@@ -18,7 +18,7 @@ from svite.data.fingerprint import glimpse, of_rows
 from svite.data.memory import Data
 from svite.params.recipe import Images
 from svite.study import results
-from svite.train.checkpoint import refuse_other
+from svite.train.checkpoint import refuse_changed
 
 
 def more(root: Path) -> None:
@@ -75,11 +75,11 @@ def prints(root: Path) -> dict:
 @pytest.mark.parametrize("change", CHANGES)
 def test_other_images_are_refused_and_what_differs_is_named(change, tmp_path):
     before = prints(class_folders(tmp_path / "images"))
-    refuse_other(before, prints(class_folders(tmp_path / "elsewhere")), "run.ckpt")  # the same, in another place
+    refuse_changed(before, prints(class_folders(tmp_path / "elsewhere")), "run.ckpt")  # the same, in another place
     alter, said = CHANGES[change]
     alter(tmp_path / "images")
     with pytest.raises(ValueError, match=said) as caught:
-        refuse_other(before, prints(tmp_path / "images"), "run.ckpt")
+        refuse_changed(before, prints(tmp_path / "images"), "run.ckpt")
     assert "\n" not in str(caught.value)
 
 
@@ -144,7 +144,7 @@ def test_a_folder_may_move_where_its_images_are_known_by_name_and_size(tmp_path)
 def test_many_differences_are_counted():
     before, now = ({"images": {f"class {n}": f"{n + more} images" for n in range(1000)}} for more in (0, 1))
     with pytest.raises(ValueError, match=r"class 2 was '2 images' and is '3 images' and 997 more; set them back"):
-        refuse_other(before, now, "run.ckpt")
+        refuse_changed(before, now, "run.ckpt")
 
 
 def test_shards_are_known_by_name_samples_and_bytes(tmp_path):
@@ -166,9 +166,9 @@ def test_images_in_memory_are_known_by_their_pixels(tmp_path):
         folder = data_folder(tmp_path / str(number), (size, 4, 5))
         found.append({"images": results.source_for(a_run("dense"), Data(folder, size=12)).fingerprint})
     assert set(found[0]["images"]["train"]) == {"class 0", "class 1", "class 2"}
-    refuse_other(found[0], found[1], "run.ckpt")
+    refuse_changed(found[0], found[1], "run.ckpt")
     with pytest.raises(ValueError, match=r"class 0 was '14 images \(\w{8}\)' and is '15 images"):
-        refuse_other(found[0], found[2], "run.ckpt")
+        refuse_changed(found[0], found[2], "run.ckpt")
 
 
 def test_the_command_refuses_images_that_were_added_while_it_was_stopped(tmp_path):

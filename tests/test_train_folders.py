@@ -19,7 +19,7 @@ from PIL import Image
 from tiny_images import CLASSES, CONFIG, class_folders, epoch_of, loaded, pictures, same, shards
 
 from svite.data.found import find
-from svite.data.memory import Data, read
+from svite.data.memory import Data, read_images
 from svite.data.pixels import eight_bits
 from svite.data.source import InMemory, Share
 from svite.params.recipe import Images, Recipe
@@ -49,7 +49,7 @@ def test_every_ending_of_a_format_that_is_read_is_found(ending, tmp_path):
     found = find(root)
     assert [Path(image.path).name for image in found.images] == ["one.png", "one.png", f"two{ending}"]
     assert found.remarks == []
-    assert len(read(root, 3, 14)[0]) == 3
+    assert len(read_images(root, 3, 14)[0]) == 3
 
 
 def test_what_is_no_image_is_counted_and_told_by_its_kind(tmp_path):
@@ -255,7 +255,7 @@ def deep(value: int) -> Image.Image:
 def test_sixteen_bits_are_scaled_and_not_cut_off(value, grey, ending, tmp_path):
     root = two_classes(tmp_path)
     deep(value).save(root / "a" / f"first{ending}")
-    split, _ = read(root, 1, 8)
+    split, _ = read_images(root, 1, 8)
     with Image.open(root / "a" / f"first{ending}") as stored:
         from_file = np.asarray(eight_bits(stored, 1))
     assert split.images[0].unique().tolist() == [grey]
@@ -306,7 +306,7 @@ def test_a_broken_image_names_its_file_in_memory_and_from_files(kind, tmp_path):
     broken.unlink()
     BROKEN[kind][0](broken)
     for ask in (
-        lambda: read(root / "train", 3, 14),
+        lambda: read_images(root / "train", 3, 14),
         lambda: epoch_of(loaded(Images(root=str(root), workers=0))),
     ):
         with pytest.raises(ValueError, match=rf"bee/08\.png can't be read as an image \(.*{BROKEN[kind][1]}") as caught:

@@ -1,4 +1,4 @@
-"""One training run: resuming, killing, the budget, and what it refuses."""
+"""One training run: resuming, killing, what it costs, and what it refuses."""
 
 import copy
 import json
@@ -31,10 +31,10 @@ def images(tmp_path_factory) -> Data:
 
 @pytest.fixture(scope="module")
 def half(images, tmp_path_factory) -> Path:
-    """A dense model on half the budget, and its metrics beside it."""
+    """A dense model of two epochs of four, and its metrics beside it."""
     folder = tmp_path_factory.mktemp("half")
-    results.train(a_run("half"), images, folder)
-    return folder / "models" / "half-0.safetensors"
+    results.train(a_run("dense", epochs=2), images, folder)
+    return folder / "models" / "dense-0.safetensors"
 
 
 def steps_of(made: Loop, count: int) -> None:
@@ -49,8 +49,8 @@ def steps_of(made: Loop, count: int) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("method", ["svite", "taylor"])
 def test_resuming_from_any_step_is_bit_for_bit_the_uninterrupted_run(method, optimizer, images, tmp_path, half):
-    start = half if method == "taylor" else None
-    run = a_run(method, optimizer=optimizer)
+    start, epochs = (half, 2) if method == "taylor" else (None, 4)
+    run = a_run(method, optimizer=optimizer, epochs=epochs)
     whole, saved = loop_of(run, images, start), []
     while whole.step < whole.steps:
         steps_of(whole, 1)
@@ -124,18 +124,16 @@ def test_another_run_or_other_data_never_resumes_a_checkpoint(images, tmp_path):
 
 @pytest.mark.parametrize("method", ["dense", "svite", "gmp", "omp", "taylor"])
 def test_every_method_is_charged_the_same_images(method, images, half, tmp_path):
-    start = half if method in ("omp", "taylor") else None
-    results.train(a_run(method), images, tmp_path, start)
-    key = a_run(method).key
+    start, epochs = (half, 2) if method in ("omp", "taylor") else (None, 4)
+    asked = a_run(method, epochs=epochs)
+    results.train(asked, images, tmp_path, start)
+    key = asked.key
     found = json.loads((tmp_path / "metrics" / "train" / f"{key}.json").read_text())
-    seen = (
-        {"omp": 2, "taylor": 2}.get(method, 4) * 5 * 8
-    )  # epochs, steps an epoch, batch; 42 images are 5 whole batches
-    assert found["images_seen"] == seen
+    assert found["images_seen"] == epochs * 5 * 8  # steps an epoch, batch; 42 images are 5 whole batches
     assert found["images_charged"] == 4 * 5 * 8
     assert found["method"] == method
     model, run = load_model(tmp_path / "models" / f"{key}.safetensors")
-    assert run == a_run(method)
+    assert run == asked
     parameters = sum(p.numel() for p in model.parameters())
     assert found["parameters"] == parameters
     assert found["nonzero"] >= sum(int(p.count_nonzero()) for p in model.parameters())
@@ -161,7 +159,7 @@ def test_every_method_is_charged_the_same_images(method, images, half, tmp_path)
 
 
 def test_omp_costs_what_dense_halves_and_sparse_halves_cost(images, half, tmp_path):
-    results.train(a_run("omp", 0.25), images, tmp_path, half)
+    results.train(a_run("omp", 0.25, epochs=2), images, tmp_path, half)
     found = json.loads((tmp_path / "metrics" / "train" / "omp-0.25-0.json").read_text())
     model, _ = load_model(tmp_path / "models" / "omp-0.25-0.safetensors")
     counted = macs(model)
@@ -207,16 +205,13 @@ def test_masks_are_counted_once_a_topology_and_to_the_same_sum(method, images, m
     assert len(topologies) - 1 <= len(counts) <= len(topologies) < made.steps
 
 
-@pytest.mark.parametrize(("total", "first", "rest"), [(2, 1, 1), (5, 2, 3), (15, 7, 8)])
-def test_the_budget_is_shared_between_the_dense_half_and_the_rest(total, first, rest):
-    assert budget.epochs(a_run("half", epochs=total), pretrained=False) == first
-    assert budget.epochs(a_run("omp", epochs=total), pretrained=True) == rest
-    assert budget.epochs(a_run("svite", epochs=total), pretrained=False) == total
-
-
-def test_one_epoch_cannot_be_shared():
-    with pytest.raises(ValueError, match=r"recipe\.epochs is 1; .* at least 2"):
-        budget.epochs(a_run("half", epochs=1), pretrained=False)
+@pytest.mark.parametrize("method", ["dense", "omp", "svite"])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_run_trains_as_many_epochs_as_its_recipe_says_from_a_start_or_none(method, epochs, images, half):
+    for start in (None, half):
+        trained = loop_of(a_run(method, epochs=epochs), images, start).fit()
+        assert [row["epoch"] for row in trained.epochs] == list(range(1, epochs + 1))
+        assert trained.images == epochs * 5 * 8
 
 
 def test_a_steps_batch_is_a_function_of_seed_and_step(images):
@@ -324,17 +319,17 @@ def test_bad_runs_get_one_sentence_and_write_nothing(images, half, tmp_path):
 def test_bad_starting_models_get_one_sentence_and_write_nothing(images, half, tmp_path):
     run = a_run("omp")
     assert "there is no model " in refused(tmp_path, run, images, tmp_path / "no.safetensors", FileNotFoundError)
-    torn = tmp_path / "models" / "half-0.safetensors"
+    torn = tmp_path / "models" / "dense-0.safetensors"
     torn.parent.mkdir()
     torn.write_bytes(half.read_bytes()[:2000])
-    assert "half-0.json is missing" in refused(tmp_path, run, images, torn, FileNotFoundError)
+    assert "dense-0.json is missing" in refused(tmp_path, run, images, torn, FileNotFoundError)
     (tmp_path / "metrics" / "train").mkdir(parents=True)
-    beside = half.parent.parent / "metrics" / "train" / "half-0.json"
-    (tmp_path / "metrics" / "train" / "half-0.json").write_text(beside.read_text())
+    beside = half.parent.parent / "metrics" / "train" / "dense-0.json"
+    (tmp_path / "metrics" / "train" / "dense-0.json").write_text(beside.read_text())
     assert "is damaged" in refused(tmp_path, run, images, torn)
     for said in ("", "[1]", "{}", '{"images_seen": "many"}', '{"images_seen":' + "[" * 99_999):
-        (tmp_path / "metrics" / "train" / "half-0.json").write_text(said)
-        assert "half-0.json does not say what the training of " in refused(tmp_path, run, images, torn)
+        (tmp_path / "metrics" / "train" / "dense-0.json").write_text(said)
+        assert "dense-0.json does not say what the training of " in refused(tmp_path, run, images, torn)
     bigger = run.model_copy(update={"model": MODEL.model_copy(update={"depth": 2})})
     assert "is another than the run asks for" in refused(tmp_path, bigger, images, half)
 

@@ -11,7 +11,7 @@ from filelock import FileLock
 from tiny_runs import a_run, data, files_of
 
 from svite.data.memory import Data
-from svite.params.study import Run
+from svite.params.run import Run
 from svite.study import results
 from svite.train.loop import Loop
 

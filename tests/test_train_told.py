@@ -8,7 +8,7 @@ from tiny_runs import a_run, data, loop_of
 
 from svite.data.memory import Data
 from svite.params.recipe import Recipe, read
-from svite.params.study import Training
+from svite.params.run import Training
 from svite.train.checkpoint import save_checkpoint
 from svite.train.ending import naming_the_batch
 from svite.train.told import unused

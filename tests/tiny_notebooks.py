@@ -8,8 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from svite.pipeline import plan
+
 ROOT = Path(__file__).parents[1]
+PARAMS = """
+data: data
+model: {name: vit_tiny_patch16_224, img_size: 28}
+recipe: {lr: 1e-3}
+seeds: [0]
+settings:
+  - {label: Dense, method: dense}
+  - {label: SViTE, method: svite, densities: [0.5], pool: uniform}
+"""
 PARAMETERS = "folder = 'scratch'\nlr = 0.1  # a comment\nfast, name = False, 'x'\nmodel = {}"
+RUN = f"{PARAMETERS}\nmethod, density, seed, options, recipe = '', 1.0, 0, {{}}, {{}}"
 
 
 def notebook(*sources: str, parameters: str = PARAMETERS) -> dict:
@@ -38,7 +50,8 @@ def make(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     Path("notebooks").mkdir()
-    Path("params.yaml").write_text("pair:\n  model: {lr: 1e-3, on: true}\nplain: 3\n")
+    Path("params.yaml").write_text(PARAMS)
+    plan.write_plan()
     return place
 
 

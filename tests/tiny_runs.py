@@ -11,7 +11,7 @@ from svite.data.memory import CHECKSUMS, Data
 from svite.data.source import InMemory
 from svite.io.files import sha256
 from svite.params.recipe import Model, Recipe
-from svite.params.study import Run
+from svite.params.run import Run
 from svite.train.loop import Loop
 
 MODEL = Model(
@@ -56,7 +56,7 @@ def data(folder: Path) -> Data:
 def a_run(method: str = "svite", density: float = 0.5, seed: int = 0, **recipe: object) -> Run:
     return Run(
         method=method,
-        density=1.0 if method in ("dense", "half") else density,
+        density=1.0 if method == "dense" else density,
         seed=seed,
         model=MODEL,
         recipe=RECIPE.model_copy(update=recipe),

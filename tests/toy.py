@@ -20,7 +20,7 @@ stages:
     outs: [out/upper]
   run:
     meta: {seconds: 5}
-    matrix: {seed: '${grid.seeds}'}
+    matrix: {seed: '${seeds}'}
     cmd: python work.py run-${item.seed}
     deps: [out/upper, work.py]
     params: [recipe.lr]
@@ -30,7 +30,7 @@ stages:
   total:
     cmd: python work.py total
     deps: [metrics, work.py]
-    params: [grid]
+    params: [seeds, densities]
     outs: [out/total]
 metrics: [metrics]
 """
@@ -49,7 +49,7 @@ if name == os.environ.get("FAIL"):
     sys.exit("svite: this run was asked to fail.")
 pathlib.Path("out").mkdir(exist_ok=True)
 pathlib.Path("metrics").mkdir(exist_ok=True)
-seeds = read_yaml(pathlib.Path("params.yaml"))["grid"]["seeds"]
+seeds = read_yaml(pathlib.Path("params.yaml"))["seeds"]
 pathlib.Path("out", name).write_text(f"{name} {seeds if name == 'total' else ''}")
 if "run" in name:
     pathlib.Path("metrics", f"{name}.json").write_text(json.dumps({"top1": len(name)}))
@@ -65,7 +65,7 @@ def commit(place: Path) -> None:
 def make(place: Path) -> None:
     """The project, with its data in the bundled store and nothing run yet."""
     (place / ".dvc").mkdir(parents=True)
-    for name in (".dvc/config", ".dvc/plots.html", ".dvc/.gitignore", ".dvcignore", "params.yaml"):
+    for name in (".dvc/config", ".dvc/plots.html", ".dvc/.gitignore", ".dvcignore", "params.yaml", "runs.yaml"):
         shutil.copy(ROOT / name, place / name)
     (place / ".gitignore").write_text("/data/\n/out/\n/.scratch/\n/ran.txt\n")
     (place / "dvc.yaml").write_text(STAGES)

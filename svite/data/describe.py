@@ -19,7 +19,7 @@ def splits(data: Data) -> dict[str, Split]:
     return {"train": data.train, "validation": data.validation, "test": data.test}
 
 
-def write(data: Data, folder: str | Path) -> dict[str, Any]:
+def facts_of(data: Data, folder: str | Path) -> dict[str, Any]:
     """Sizes, classes and pixel moments, also into `metrics/data.json` below `folder`."""
     mean, deviation = (moment.mean().item() for moment in data.moments)
     facts = {name: len(split) for name, split in splits(data).items()}

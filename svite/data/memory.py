@@ -46,7 +46,7 @@ def evenly(images: int, wanted: int) -> Int[Tensor, " image"]:
     return torch.linspace(0, images - 1, wanted).long()
 
 
-def check(folder: str | Path) -> None:
+def refuse_damaged(folder: str | Path) -> None:
     """Compare a data folder with its SHA256SUMS, if it has one.
 
     Raises FileNotFoundError for a missing folder or file, ValueError for a damaged one; both say how to get it back.
@@ -68,7 +68,7 @@ def check(folder: str | Path) -> None:
             )
 
 
-def read(path: Path, channels: int, size: int) -> tuple[Split, Found]:
+def read_images(path: Path, channels: int, size: int) -> tuple[Split, Found]:
     """The images of a tar file or of class folders, resized to `size` pixels a side, and what was found there.
 
     Raises ValueError naming an image that can't be read, and for what `find` refuses.
@@ -101,7 +101,7 @@ class Data:
     """
 
     def __init__(self, folder: str | Path, channels: int = 1, size: int = 28) -> None:
-        check(folder)
+        refuse_damaged(folder)
         self.folder, self.channels, self.size = Path(folder), channels, size
         self.remarks: dict[str, list[str]] = {"train": [], "validation": []}  # what a person would not expect
 
@@ -109,7 +109,7 @@ class Data:
         path = split_of(self.folder, split)
         if path is None:
             raise FileNotFoundError(f"{self.folder} has no '{split}.tar' and no folder '{split}'.")
-        images, found = read(path, self.channels, self.size)
+        images, found = read_images(path, self.channels, self.size)
         self.remarks[split] = found.remarks
         return images, found.classes
 

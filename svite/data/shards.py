@@ -163,7 +163,7 @@ class Shards(Stored):
         if missing or not urls:
             raise FileNotFoundError(f"The shard {missing or f'{root}/{split}'} is missing, or is no file.")
         said = {name: size for sizes in known.values() for name, size in sizes.items()}
-        sizes = [said[name] for name in names] if said.keys() >= set(names) else count(urls, cache)
+        sizes = [said[name] for name in names] if said.keys() >= set(names) else sizes_of(urls, cache)
         stored = [Path(url) if is_local(url) else None for url in urls]
         super().__init__(Places(sizes), Reader(urls, sizes, cache), None, of_shards(names, sizes, stored))
         self.ends, self.window = torch.tensor(self.places.ends), AHEAD * max(sizes) + 1
@@ -243,7 +243,7 @@ def info(root: str) -> dict[str, dict[str, int]]:
     return {}
 
 
-def count(urls: Sequence[str], cache: Cache) -> list[int]:
+def sizes_of(urls: Sequence[str], cache: Cache) -> list[int]:
     """The samples of each shard, by looking into each; those looked into before are remembered.
 
     Raises Unavailable.

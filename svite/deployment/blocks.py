@@ -89,7 +89,7 @@ def _linear(layer: nn.Module) -> nn.Module:
     return layer[1] if type(layer) is nn.Sequential and type(layer[0]) is Select else layer
 
 
-def whole(layer: nn.Module, features: int) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+def whole_weight(layer: nn.Module, features: int) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
     """Weight and bias of a linear layer, over all of its input's features where it reads selected ones."""
     linear = _linear(layer)
     weight, bias = linear.weight.detach(), linear.bias
@@ -121,8 +121,8 @@ class FastAttention(nn.Module):
         self.head_norms = nn.ModuleList(
             norm if _is_plain(norm) else Norm(norm) for norm in (attention.q_norm, attention.k_norm)
         )
-        self.qkv = make(f"{name}.attn.qkv", *whole(attention.qkv, block.norm1.weight.numel()))
-        self.proj = make(f"{name}.attn.proj", *scaled(*whole(attention.proj, self.inner), block.ls1))
+        self.qkv = make(f"{name}.attn.qkv", *whole_weight(attention.qkv, block.norm1.weight.numel()))
+        self.proj = make(f"{name}.attn.proj", *scaled(*whole_weight(attention.proj, self.inner), block.ls1))
 
     def forward(self, x: Columns, images: int, tokens: int) -> Columns:
         """The residual stream after the branch; its columns are images side by side, of `tokens` each, and padding."""
@@ -141,8 +141,8 @@ class FastMlp(nn.Module):
     def __init__(self, name: str, block: Block, make: Making) -> None:
         super().__init__()
         self.norm = Norm(block.norm2)
-        self.fc1 = make(f"{name}.mlp.fc1", *whole(block.mlp.fc1, block.norm2.weight.numel()))
-        self.fc2 = make(f"{name}.mlp.fc2", *scaled(*whole(block.mlp.fc2, block.mlp.fc2.in_features), block.ls2))
+        self.fc1 = make(f"{name}.mlp.fc1", *whole_weight(block.mlp.fc1, block.norm2.weight.numel()))
+        self.fc2 = make(f"{name}.mlp.fc2", *scaled(*whole_weight(block.mlp.fc2, block.mlp.fc2.in_features), block.ls2))
 
     def forward(self, x: Columns, images: int, tokens: int) -> Columns:
         """The residual stream after the branch."""

@@ -17,7 +17,7 @@ from svite.deployment.deploy import deploy
 from svite.deployment.weights import FORMATS
 from svite.io.saved import load, save
 from svite.methods import omp
-from svite.params.study import DENSE, Study, key
+from svite.params.study import Study
 from svite.sparsity.pool import uniform
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def study(asked: Study, folder: str | Path, metrics: str | Path = "metrics") -> 
     """The first seed's models of a study, as far as they are there: accuracy, and milliseconds a batch of 64."""
     import pandas as pd
 
-    settings = [(DENSE, 1.0), *asked.grid.settings]
-    keys = [key(method, density, asked.grid.seeds[0]) for method, density in settings]
+    keys = [run.key for run in asked.among("weights", "structures") if run.run.seed == asked.seeds[0]]
     paths = {name: Path(folder) / f"{name}.safetensors" for name in keys}
     there = {name: load(path)[0] for name, path in paths.items() if path.is_file()}
     if not there:
@@ -107,6 +106,6 @@ def study(asked: Study, folder: str | Path, metrics: str | Path = "metrics") -> 
     images = torch.randn(BATCH, patches.proj.in_channels, *patches.img_size)
     taken = by_turns(there, images)
     fast = by_turns({name: deploy(model, images) for name, model in there.items()}, images)
-    scores = json.loads((Path(metrics) / "test.json").read_text())
-    rows = [(scores[name]["top1"], 1e3 * taken[name], 1e3 * fast[name]) for name in there]
+    scores = {name: json.loads((Path(metrics) / "test" / f"{name}.json").read_text())["top1"] for name in there}
+    rows = [(scores[name], 1e3 * taken[name], 1e3 * fast[name]) for name in there]
     return pd.DataFrame(rows, columns=["top1", "milliseconds", "deployed"], index=list(there)).round(3)

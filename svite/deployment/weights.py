@@ -180,7 +180,7 @@ def _by_count(tile: Float[Tensor, "row column"]) -> Int64[Tensor, " row"]:
 
 
 class Blocks(_Compressed):
-    """Square blocks with at least one weight that lives.
+    """Square blocks with at least one active weight.
 
     Raises ValueError for a weight that does not divide into them.
     """

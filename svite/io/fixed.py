@@ -15,7 +15,7 @@ from svite.sparsity.sparsifier import Sparsifier
 
 @dataclass(frozen=True)
 class _Hold:
-    """The rule that who lives lives."""
+    """The rule that what is active stays active."""
 
     masks: Mapping[str, Bool[Tensor, "..."]]
     scores: tuple = ()

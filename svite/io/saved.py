@@ -15,7 +15,7 @@ from svite.io.difference import is_plain
 from svite.io.fixed import held
 from svite.io.pack import packed, true_shapes, unpacked
 from svite.io.spec import Spec
-from svite.io.tensors import all_tensors, fill
+from svite.io.tensors import all_tensors, load_tensors
 from svite.sparsity.names import unwrapped
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.opaque import refuse_meta, refuse_opaque
@@ -95,7 +95,7 @@ def load(path: str | Path) -> tuple[nn.Module, Sparsifier | None]:
         spec, packed_shapes = Spec.read(document["spec"]), document["packed"]
         model = spec.bounded_skeleton(true_shapes(small, packed_shapes))
         tensors, masks = unpacked(small, packed_shapes)
-        fill(model, tensors, spec.ties)
+        load_tensors(model, tensors, spec.ties)
         return model.eval(), held(model, masks) if masks else None
     except Exception as error:  # what a damaged document says can go wrong anywhere
         raise ValueError(f"{path} can't be built again with timm {timm.__version__}: {reason(error)}.") from None

@@ -40,7 +40,7 @@ def tied(model: nn.Module) -> dict[str, str]:
     return {name: other for name, other in names.items() if name != other}
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
     """Give a model all of its tensors as they are, and make each of a tie the other again.
 
     Raises ValueError naming the first tensor that does not fit.

@@ -9,7 +9,7 @@ from svite.sparsity.arguments import checked
 from svite.sparsity.cut import block as square
 from svite.sparsity.pool import Pool, uniform
 from svite.sparsity.rule import DropGrow
-from svite.sparsity.schedule import cosine, every
+from svite.sparsity.schedule import Falling, cosine, every
 from svite.sparsity.score import gradient, magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
@@ -24,10 +24,11 @@ def block(
     interval: int = 100,
     fraction: float = 0.5,
     until: float = 0.75,
+    schedule: Falling = cosine,
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Sparsifier:
-    """Squares of weights live or die as one (arXiv 1711.02782), dropped by magnitude and grown by gradient.
+    """Squares of weights are kept or pruned as one (arXiv 1711.02782), dropped by magnitude and grown by gradient.
 
     What `svite.deploy` runs fastest at a given density. Without `layers`, a layer that does not divide into squares
     stays dense and is listed so in the summary.
@@ -40,6 +41,7 @@ def block(
         interval: steps between updates.
         fraction: share of the living that the first update replaces, in [0, 1].
         until: share of `steps` at which that share reaches zero.
+        schedule: how that share falls to there: `svite.sparsity.schedule.cosine`, `straight` or `constant`.
         layers: name patterns of the layers to prune; one that does not divide is an error.
         seed: of the topology.
 
@@ -54,7 +56,7 @@ def block(
     return Sparsifier(
         model,
         uniform(sparse, density) + [Pool((unit,), 1.0) for unit in dense],
-        DropGrow(magnitude, gradient, cosine(fraction, end)),
+        DropGrow(magnitude, gradient, schedule(fraction, end)),
         every(interval, until=end),
         seed=seed,
     )

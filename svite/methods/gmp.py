@@ -8,7 +8,7 @@ from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, global_allocation
 from svite.sparsity.rule import Prune
-from svite.sparsity.schedule import cubic, ending
+from svite.sparsity.schedule import Ramp, cubic, ending
 from svite.sparsity.score import magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
@@ -22,6 +22,7 @@ def gmp(
     interval: int = 100,
     begin: float = 0.1,
     until: float = 0.8,
+    ramp: Ramp = cubic,
     cut: Cutting = elements,
     pool: Allocation = global_allocation,
     layers: Sequence[str] | None = None,
@@ -35,7 +36,8 @@ def gmp(
         interval: steps between cuts.
         begin: share of `steps` before which the model stays dense.
         until: share of `steps` at which the density is reached.
-        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        ramp: how sparsity rises from there to here: `svite.sparsity.schedule.cubic` (the paper) or `linear`.
+        cut: what is pruned as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
         pool: how density is spread over layers (default: all layers compete).
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 
@@ -50,6 +52,6 @@ def gmp(
     return Sparsifier(
         model,
         pool(cut(model, layers), density),
-        Prune(magnitude, cubic(0.0, 1.0, end=last, begin=first)),
+        Prune(magnitude, ramp(0.0, 1.0, last, first)),
         ending(interval, last, begin=first),
     )

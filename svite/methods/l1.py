@@ -36,7 +36,7 @@ def l1(
         strength: of the penalty, 0 or more.
         interval: steps between the deaths of what is at zero.
         until: share of `steps` at which the penalty ends and the density is reached.
-        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        cut: what is pruned as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
         pool: how density is spread over layers (default: all layers compete).
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 

@@ -9,7 +9,7 @@ from svite.sparsity.cut import Cut, Unit, n_of_m
 from svite.sparsity.layers import divided, units
 from svite.sparsity.pool import Pool, uniform
 from svite.sparsity.rule import DropGrow
-from svite.sparsity.schedule import cosine, every
+from svite.sparsity.schedule import Falling, cosine, every
 from svite.sparsity.score import gradient, magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
@@ -24,6 +24,7 @@ def nm(
     interval: int = 100,
     fraction: float = 0.5,
     until: float = 0.75,
+    schedule: Falling = cosine,
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Sparsifier:
@@ -35,10 +36,11 @@ def nm(
         model: changed in place.
         density: kept fraction, a whole number of every `m` inputs (2:4 is 0.5).
         steps: optimizer steps of the whole training.
-        m: inputs a group.
+        m: inputs a group; 4:8 is freer than 2:4.
         interval: steps between updates.
         fraction: share of the living that the first update replaces, in [0, 1].
         until: share of `steps` at which that share reaches zero.
+        schedule: how that share falls to there: `svite.sparsity.schedule.cosine`, `straight` or `constant`.
         layers: name patterns of the layers to prune; one that does not divide is an error.
         seed: of the topology.
 
@@ -56,7 +58,7 @@ def nm(
     return Sparsifier(
         model,
         uniform(sparse, n / m) + [Pool((unit,), 1.0) for unit in dense],
-        DropGrow(magnitude, gradient, cosine(fraction, end)),
+        DropGrow(magnitude, gradient, schedule(fraction, end)),
         every(interval, until=end),
         seed=seed,
     )

@@ -27,7 +27,7 @@ def omp(
     Args:
         model: trained; changed in place, at once.
         density: kept fraction of the members, in (0, 1].
-        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        cut: what is pruned as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
         pool: how density is spread over layers (default: all layers compete).
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 

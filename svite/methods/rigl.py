@@ -8,7 +8,7 @@ from svite.sparsity.arguments import checked
 from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, erk
 from svite.sparsity.rule import DropGrow
-from svite.sparsity.schedule import cosine, every
+from svite.sparsity.schedule import Falling, cosine, every
 from svite.sparsity.score import gradient, magnitude
 from svite.sparsity.sparsifier import Sparsifier
 
@@ -22,6 +22,7 @@ def rigl(
     interval: int = 100,
     fraction: float = 0.3,
     until: float = 0.75,
+    schedule: Falling = cosine,
     batches: int = 1,
     cut: Cutting = elements,
     pool: Allocation = erk,
@@ -39,8 +40,9 @@ def rigl(
         interval: steps between updates.
         fraction: share of the living that the first update replaces (alpha), in [0, 1].
         until: share of `steps` at which that share reaches zero (T_end).
+        schedule: how that share falls to there: `svite.sparsity.schedule.cosine`, `straight` or `constant`.
         batches: growth gradients are averaged over so many steps before an update (the paper: 1).
-        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        cut: what is pruned as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
         pool: how density is spread over layers.
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
         seed: of the topology.
@@ -53,7 +55,7 @@ def rigl(
     return Sparsifier(
         model,
         pool(cut(model, layers), density),
-        DropGrow(magnitude, gradient, cosine(fraction, end), batches=batches),
+        DropGrow(magnitude, gradient, schedule(fraction, end), batches=batches),
         every(interval, until=end),
         seed=seed,
     )

@@ -5,7 +5,7 @@ from torch import nn
 from svite.sparsity.arguments import checked
 from svite.sparsity.pool import uniform
 from svite.sparsity.rule import DropGrow
-from svite.sparsity.schedule import cosine, every
+from svite.sparsity.schedule import Falling, cosine, every
 from svite.sparsity.score import gradient, magnitude, output_change
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit import structure
@@ -21,6 +21,7 @@ def s2vite(
     interval: int = 100,
     fraction: float = 0.5,
     until: float = 0.8,
+    schedule: Falling = cosine,
     batches: int = 1,
     seed: int = 0,
 ) -> Sparsifier:
@@ -29,7 +30,7 @@ def s2vite(
     Heads go by what the loss would change without their output, to first order; neurons by magnitude; both come by
     gradient. Dead ones are scored with re-initialised incoming weights (`svite.sparsity.candidates`), where the
     released code has zeros and its neurons never move. DeiT-Small with 4 of 6 heads and 0.6 of the neurons is to reach
-    79.2 % top-1 on ImageNet-1k (dense: 79.9 %). `svite.narrow` makes training as fast as what lives.
+    79.2 % top-1 on ImageNet-1k (dense: 79.9 %). `svite.narrow` makes training as fast as what is active.
 
     Args:
         model: changed in place.
@@ -37,8 +38,9 @@ def s2vite(
         neurons: kept fraction of each MLP's neurons, in (0, 1].
         steps: optimizer steps of the whole training.
         interval: steps between updates (Delta T).
-        fraction: share of the living that the first update replaces (alpha), on a cosine to zero at T_end.
+        fraction: share of the living that the first update replaces (alpha), in [0, 1].
         until: share of `steps` after which the topology stays (T_end).
+        schedule: how that share falls to there: `svite.sparsity.schedule.cosine`, `straight` or `constant`.
         batches: scores are averaged over so many steps before an update (the paper: 1).
         seed: of the topology.
 
@@ -47,7 +49,7 @@ def s2vite(
             or one that is quantized or parametrized.
     """
     end = int(until * steps)
-    falling = cosine(fraction, end)
+    falling = schedule(fraction, end)
     head_pools = uniform(structure.heads(model), heads)
     neuron_pools = uniform(structure.neurons(model), neurons)
     head_rule = DropGrow(output_change, gradient, falling, batches=batches)

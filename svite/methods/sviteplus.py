@@ -8,6 +8,7 @@ from svite import tokens
 from svite.methods.svite import svite
 from svite.sparsity.arguments import checked
 from svite.sparsity.sparsifier import Sparsifier
+from svite.tokens.places import Places
 from svite.tokens.selector import checked_selection
 
 
@@ -18,7 +19,7 @@ def sviteplus(
     steps: int,
     *,
     density: float = 0.5,
-    at: int | Sequence[int] = 0,
+    at: int | Sequence[int] | Places = 0,
     interval: int = 100,
     seed: int = 0,
 ) -> Sparsifier:
@@ -33,7 +34,7 @@ def sviteplus(
         keep: kept fraction of the patch tokens that reach each selector, in (0, 1].
         steps: optimizer steps of the whole training.
         density: kept fraction of the prunable weights, in (0, 1].
-        at: blocks before which tokens are removed.
+        at: blocks before which tokens are removed, or a function from the depth to them, `svite.tokens.quarters`.
         interval: steps between topology updates.
         seed: of the topology.
 

@@ -36,7 +36,7 @@ def taylor(
         steps: optimizer steps of the training that follows.
         batches: steps over which a score is averaged.
         rounds: cuts.
-        cut: what lives or dies as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
+        cut: what is pruned as one: every weight by itself, or `svite.heads`, `svite.neurons`, `svite.structures`.
         pool: how density is spread over layers (default: all layers compete).
         layers: name patterns of the layers to prune (default: all linear and convolution layers).
 

@@ -12,10 +12,10 @@ from zlib import crc32
 
 from svite.params.recipe import near, shown
 
-METHODS = Path(__file__).parents[1] / "methods"
+FOLDER = Path(__file__).parents[1] / "methods"
 OF_THE_RUN = {"model": "model", "steps": "recipe.epochs", "seed": "seed"}
 SHARES = ("density", "heads", "neurons", "keep")  # what a run's density is to a method that needs one of them told
-FUNCTIONS = {  # arguments that are functions go by name
+FUNCTIONS = {  # arguments that are functions go by name, beside whatever else their annotation says
     "cut": {
         "elements": "svite.sparsity.layers.elements",
         "heads": "svite.vit.structure.heads",
@@ -28,6 +28,13 @@ FUNCTIONS = {  # arguments that are functions go by name
         "with_branches": "svite.sparsity.pool.with_branches",
         "erk": "svite.sparsity.pool.erk",
     },
+    "schedule": {
+        "cosine": "svite.sparsity.schedule.cosine",
+        "linear": "svite.sparsity.schedule.straight",
+        "constant": "svite.sparsity.schedule.constant",
+    },
+    "ramp": {"cubic": "svite.sparsity.schedule.cubic", "linear": "svite.sparsity.schedule.linear"},
+    "at": {"quarters": "svite.tokens.places.quarters"},
 }
 
 
@@ -51,7 +58,7 @@ def shares(method: str) -> tuple[str, ...]:
 
 
 def _signature(method: str) -> ast.arguments:
-    file = METHODS / f"{method}.py"
+    file = FOLDER / f"{method}.py"
     try:
         body = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
     except SyntaxError as error:
@@ -80,19 +87,26 @@ def refuse_wrong(method: str, options: Mapping[str, Any]) -> None:
 
 
 def _refuse_misfit(name: str, value: Any, annotation: str) -> None:
-    if known := FUNCTIONS.get(name):
-        if not (isinstance(value, str) and value in known):
-            raise ValueError(f"options: there is no {name} {shown(value)}; {near(value, known, f'{name}s')}")
+    named, kinds = FUNCTIONS.get(name, {}), _kinds(annotation)
+    if named:
+        kinds = [kind for kind in kinds if kind != ANYTHING]  # the function itself is nothing that a file can hold
+    if _is_name(name, value) or any(fits(value) for fits, _ in kinds):
         return
-    kinds = _kinds(annotation)
-    if not any(fits(value) for fits, _ in kinds):
-        raise ValueError(f"options: {name} should be {' or '.join(must for _, must in kinds)}, not {shown(value)}")
+    if named and not kinds:
+        raise ValueError(f"options: there is no {name} {shown(value)}; {near(value, named, f'{name}s')}")
+    may_be = " or ".join([*(must for _, must in kinds), *named])
+    raise ValueError(f"options: {name} should be {may_be}, not {shown(value)}")
+
+
+def _is_name(name: str, value: Any) -> bool:
+    return isinstance(value, str) and value in FUNCTIONS.get(name, {})
 
 
 def values(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as a method takes them: functions in the place of their names."""
     return {
-        name: resolve_name(FUNCTIONS[name][value]) if name in FUNCTIONS else value for name, value in options.items()
+        name: resolve_name(FUNCTIONS[name][value]) if _is_name(name, value) else value
+        for name, value in options.items()
     }
 
 
@@ -134,6 +148,7 @@ def _several(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 Kind = tuple[Callable[[Any], bool], str]
+ANYTHING: Kind = (lambda _: True, "")
 
 _KINDS: dict[str, Kind] = {
     "float": (_number, "a number"),
@@ -149,4 +164,4 @@ _KINDS: dict[str, Kind] = {
 def _kinds(annotation: str) -> list[Kind]:
     """What a value may be; anything where the annotation, or a part of it, is another than those that are known."""
     parts = annotation.strip("'\"").split(" | ")
-    return [_KINDS.get(part, (lambda _: True, "")) for part in parts]
+    return [_KINDS.get(part, ANYTHING) for part in parts]

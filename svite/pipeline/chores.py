@@ -1,6 +1,6 @@
 """Around the pipeline: the study at toy size, the figures alone, the drift between machines."""
 
-import copy
+import contextlib
 import json
 import os
 import shlex
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from svite.pipeline import copies, notebooks
+from svite.pipeline import copies, notebooks, plan
 from svite.pipeline.locks import PipelineError, alone
-from svite.pipeline.repro import dvc_environment
+from svite.pipeline.repro import dvc_environment, planned
 
 SMOKE = Path(".scratch/smoke")
 IDLE = "Everything is up to date."
@@ -32,13 +32,22 @@ def git(*arguments: str, cwd: str | Path = ".") -> str:
 
 
 def toy_params(params: dict) -> dict:
-    """The same study at toy size: every method, at two densities and one seed, very briefly."""
-    small = copy.deepcopy(params)
-    for part in (small, small["pair"]):
-        part["recipe"] |= {"epochs": 2, "images": 256, "interval": 2}
-    densities, seeds = small["grid"]["densities"], small["grid"]["seeds"]
-    small["grid"] |= {"densities": [*{densities[0]: 0, densities[-1]: 0}], "seeds": seeds[:1]}
-    return small
+    """The same study at toy size: every setting, at two densities and one seed, very briefly."""
+    brief = {"epochs": 2, "images": 256, "interval": 2}
+    small = params | {"recipe": params["recipe"] | brief, "seeds": params["seeds"][:1], "densities": _ends(params)}
+    settings = [
+        setting
+        | ({"densities": _ends(setting)} if "densities" in setting else {})
+        | ({"recipe": setting["recipe"] | brief} if "recipe" in setting else {})
+        for setting in params["settings"]
+    ]
+    return small | {"settings": settings}
+
+
+def _ends(values: dict) -> list[float]:
+    """The first of the densities and the last."""
+    densities = values["densities"]
+    return [*dict.fromkeys([densities[0], densities[-1]])]
 
 
 def copy_tree(target: Path) -> None:
@@ -60,10 +69,13 @@ def toy_copy(target: Path) -> None:
 
     copy_tree(target)
     (target / "dvc.lock").unlink(missing_ok=True)
+    shutil.rmtree(target / "studies", ignore_errors=True)
     for results in ("metrics", "curves", "arrays", "reports/figures", "reports/tables"):
         shutil.rmtree(target / results, ignore_errors=True)
     params = target / "params.yaml"
     YAML().dump(toy_params(notebooks.read_yaml(params)), params)
+    with contextlib.chdir(target):
+        plan.write_plan()
 
 
 def smoke(jobs: int, twice: bool) -> None:
@@ -88,6 +100,7 @@ def repro_in(place: Path, jobs: int, **options: Any) -> subprocess.CompletedProc
 
 def figures() -> None:
     """Run the stages `figures` and `report` as dvc.yaml has them, without DVC or data."""
+    planned()
     copies.clean()
     stages = notebooks.read_yaml(Path("dvc.yaml"))["stages"]
     for stage in ("figures", "report"):
@@ -99,12 +112,13 @@ def figures() -> None:
 
 
 def readme() -> None:
-    """Put the table of results into the README, where there is one."""
-    from svite.params import study
+    """Put the table of results into the study's README, where there is one."""
+    if not Path("README.md").exists():
+        return
+    from svite.params.study import load
     from svite.report import results, tables
 
-    if Path("README.md").exists():
-        tables.update_readme(results.Results.read(grid=study.load().grid.model_dump()))
+    tables.update_readme(results.Results.read(study=load()))
 
 
 # ---- drift --------------------------------------------------------------------------------------
@@ -117,7 +131,7 @@ def drift() -> None:
         return
     committed = git("ls-tree", "-r", "--name-only", "HEAD", "--", "metrics").split()
     paths = [path for path in committed if path.endswith(".json")]
-    rows = moved([(p, git("show", f"HEAD:{p}"), read(p)) for p in paths])
+    rows = moved([(p, git("show", f"HEAD:./{p}"), read(p)) for p in paths])
     drifted = [row for row in rows if row[2]]
     if not paths:
         print("No results are committed yet.")

@@ -1,10 +1,13 @@
 """The `svite` command: the whole study, its toy version, its figures, its drift."""
 
 import argparse
+import os
 import signal
 import sys
 from types import FrameType
 
+from svite.params.paths import repository
+from svite.params.recipe import near
 from svite.pipeline import chores, training
 from svite.pipeline import repro as pipeline
 from svite.pipeline.copies import NotebookError
@@ -18,6 +21,7 @@ def main() -> None:
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, interrupt)
     try:
+        enter(getattr(arguments, "study", None))
         COMMANDS[arguments.command](arguments)
     except (PipelineError, NotebookError, OSError) as error:
         sys.exit(f"svite: {error}")
@@ -28,6 +32,17 @@ def main() -> None:
 def interrupt(*_: int | FrameType | None) -> None:
     """Let every way of being asked to end be Ctrl-C."""
     signal.raise_signal(signal.SIGINT)
+
+
+def enter(study: str | None) -> None:
+    """Change to the folder of a study by its name; where there is none, stay."""
+    if study is None:
+        return
+    studies = repository() / "studies"
+    found = sorted(path.parent.name for path in studies.glob("*/params.yaml"))
+    if study not in found:
+        raise PipelineError(f"There is no {studies / study / 'params.yaml'}; {near(study, found, 'studies')}.")
+    os.chdir(studies / study)
 
 
 def repro(arguments: argparse.Namespace) -> None:
@@ -42,6 +57,7 @@ def repro(arguments: argparse.Namespace) -> None:
 
 COMMANDS = {
     "repro": repro,
+    "plan": lambda arguments: pipeline.planned(),
     "smoke": lambda arguments: chores.smoke(arguments.jobs, arguments.twice),
     "figures": lambda arguments: chores.figures(),
     "drift": lambda arguments: chores.drift(),
@@ -58,9 +74,12 @@ def parser() -> argparse.ArgumentParser:
     for command in (whole, smoke):
         command.add_argument("--jobs", type=training.positive, default=1, help="stages at a time (1)")
     smoke.add_argument("--twice", action="store_true", help="and again: it must find nothing to do")
-    commands.add_parser("figures", help="figures, tables and report again, from results in git")
+    figures = commands.add_parser("figures", help="figures, tables and report again, from results in git")
     commands.add_parser(
         "train", help="one model by itself, on one process or many", parents=[training.parser()], add_help=False
     )
-    commands.add_parser("drift", help="committed results against those of this working tree")
+    drift = commands.add_parser("drift", help="committed results against those of this working tree")
+    planning = commands.add_parser("plan", help="runs.yaml anew from params.yaml, and nothing more")
+    for command in (whole, figures, drift, planning):
+        command.add_argument("--study", help="the study in studies/STUDY; by default that of this folder")
     return top

@@ -1,7 +1,7 @@
-"""Canonical copies of the notebooks, and what each of them and every method runs of svite.
+"""Canonical copies of the notebooks, what each of them and every method runs of svite, and each run's parameters.
 
-DVC compares bytes. So a copy in .nb/ holds nothing that merely saving a notebook changes, and .nb/code/ holds
-checksums of syntax.
+DVC compares bytes. So a copy in .nb/ holds nothing that merely saving a notebook changes, .nb/code/ holds checksums of
+syntax, and .nb/runs/ what `params.yaml` comes to for each run.
 """
 
 import ast
@@ -9,10 +9,12 @@ import json
 from pathlib import Path
 
 from svite.io.files import write
-from svite.params.study import METHODS
-from svite.pipeline import code
+from svite.params.paths import repository
+from svite.params.run import METHODS
+from svite.params.study import load
+from svite.pipeline import code, plan
 
-SOURCES, COPIES, CODE = Path("notebooks"), Path(".nb"), Path(".nb/code")
+SOURCES, COPIES, CODE = "notebooks", Path(".nb"), Path(".nb/code")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -70,8 +72,17 @@ def read_notebook(path: Path) -> dict:
 
 
 def clean() -> None:
-    """Make .nb/ hold `copies`, and no more."""
-    made = copies()
+    """Make .nb/ hold `copies` and the parameters of each run, and no more.
+
+    Raises NotebookError for a file that is no notebook or no Python, and where params.yaml makes no sense or is not
+    what `runs.yaml` was planned from.
+    """
+    try:
+        study = load()
+        plan.refuse_stale(study)
+    except (ValueError, FileNotFoundError) as error:
+        raise NotebookError(str(error)) from None
+    made = copies() | plan.parameter_files(study)
     for stale in {path for path in COPIES.rglob("*") if path.is_file()} - made.keys():
         stale.unlink()
     for path, text in made.items():
@@ -80,7 +91,8 @@ def clean() -> None:
 
 def copies() -> dict[Path, str]:
     """The canonical copy of every numbered notebook, and what each of them and every method runs of svite."""
-    notebooks = {source: canonical(read_notebook(source)) for source in sorted(SOURCES.glob("*.ipynb"))}
+    sources = sorted((repository() / SOURCES).glob("*.ipynb"))
+    notebooks = {source: canonical(read_notebook(source)) for source in sources}
     cells = {source.stem: _code_of(notebook, source) for source, notebook in notebooks.items()}
     try:
         running = {name: code.reached(each) for name, each in cells.items()}

@@ -8,13 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PIPELINE = Path(".scratch/pipeline.lock")
-DVC_LOCK, DVC_HOLDERS = Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock")
+from svite.params.paths import repository
+
+PIPELINE, DVC_LOCK, DVC_HOLDERS = ".scratch/pipeline.lock", ".dvc/tmp/lock", ".dvc/tmp/rwlock"  # of the repository
 RECORD, COPY = Path("dvc.lock"), Path(".scratch/dvc.lock")
 
 
 class PipelineError(Exception):
     """One sentence for a person."""
+
+
+def pipeline() -> Path:
+    """The lock of whatever pipeline runs in this repository, of whichever study: DVC runs one at a time."""
+    return repository() / PIPELINE
 
 
 @contextmanager
@@ -37,12 +43,13 @@ def alone(lock: Path) -> Iterator[None]:
 
 def forget_the_dead() -> None:
     """Remove DVC's own lock where a killed process left it; refuse where a live one holds it."""
-    if not DVC_HOLDERS.exists():
+    holders = repository() / DVC_HOLDERS
+    if not holders.exists():
         return
-    for pid in set(re.findall(r'"pid": (\d+)', DVC_HOLDERS.read_text())):
+    for pid in set(re.findall(r'"pid": (\d+)', holders.read_text())):
         if "dvc" in _command_line(int(pid)):
             raise PipelineError(f"`dvc` already runs here (process {pid}): wait for it to end.")
-    DVC_HOLDERS.unlink()
+    holders.unlink()
 
 
 def _command_line(pid: int) -> str:
@@ -57,7 +64,8 @@ def _command_line(pid: int) -> str:
 
 def keep_record() -> None:
     """Copy dvc.lock while no DVC process writes it: they write in place, over about a second."""
-    with DVC_LOCK.open("a") as file:
+    COPY.parent.mkdir(exist_ok=True)
+    with (repository() / DVC_LOCK).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         shutil.copy(RECORD, COPY)
 

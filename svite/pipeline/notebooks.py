@@ -1,7 +1,8 @@
 """Notebooks as pipeline stages: `clean` makes canonical copies, `run` executes one with papermill.
 
     python -m svite.pipeline.notebooks clean
-    python -m svite.pipeline.notebooks run 20_sparse --key svite-0.3-0 --section model recipe -p density=0.3
+    python -m svite.pipeline.notebooks run 00_data -p data=data
+    python -m svite.pipeline.notebooks run 20_sparse svite-0.3-0 -p data=data
 
 DVC compares bytes. So an executed notebook in reports/notebooks/ holds nothing in which two equal
 runs would differ: no times, process ids, addresses or progress lines.
@@ -22,6 +23,7 @@ from typing import Any
 from svite.io.files import write
 from svite.pipeline.copies import COPIES, KERNEL, NotebookError, clean, document, read_notebook, tags_of, text_of
 from svite.pipeline.orphans import die_with_parent
+from svite.pipeline.plan import RUNS
 
 EXECUTED, SCRATCH = Path("reports/notebooks"), Path(".scratch/notebooks")
 PROGRESS = re.compile(r"^epoch .*\n?", re.MULTILINE)  # live on the terminal, never saved
@@ -54,14 +56,14 @@ def parameter(argument: str) -> tuple[str, Any]:
     return name, read_yaml(value)
 
 
-def section(path: str) -> tuple[str, Any]:
-    """A section of params.yaml under its last name: `pair.model` -> ("model", {...})."""
-    value = read_yaml(Path("params.yaml"))
-    for name in path.split("."):
-        if not isinstance(value, dict) or name not in value:
-            raise NotebookError(f"params.yaml has no section '{path}'.")
-        value = value[name]
-    return name, value
+def of_run(key: str | None) -> dict[str, Any]:
+    """What `clean` wrote down of a run of the study; nothing where no run is named."""
+    if key is None:
+        return {}
+    path = RUNS / f"{key}.json"
+    if not path.is_file():
+        raise NotebookError(f"params.yaml has no run {key}; those that it has are named in runs.yaml.")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def declared(notebook: dict) -> list[str]:
@@ -176,17 +178,15 @@ def _stable(text: str) -> str:
     return re.sub(r"\bat 0x[0-9a-f]+", "at 0x0", text)
 
 
-def run(name: str, key: str | None, sections: list[str], parameters: list[str]) -> Path:
-    """Execute .nb/NAME.ipynb for the pipeline; the result appears only when all of it ran."""
-    copy, stem = COPIES / f"{name}.ipynb", key or name
-    if Path(stem).name != stem:
-        raise NotebookError(f"--key {stem} should be the name of a file.")
+def run(name: str, key: str | None, parameters: list[str]) -> Path:
+    """Execute .nb/NAME.ipynb, for a run of the study by its key; the result appears only when all of it ran."""
+    copy, stem = COPIES / f"{name}.ipynb", f"{name}-{key}" if key else name
     if not copy.exists():
         clean()
     if not copy.exists():
         raise NotebookError(f"There is no notebook notebooks/{name}.ipynb.")
     notebook = read_notebook(copy)
-    given = {"folder": "."} | dict(map(section, sections)) | dict(map(parameter, parameters))
+    given = {"folder": "."} | of_run(key) | dict(map(parameter, parameters))
     check(name, notebook, given)
     attempt, result = SCRATCH / f"{stem}.ipynb", EXECUTED / f"{stem}.ipynb"
     executed = execute(notebook, name, given, attempt)
@@ -204,8 +204,7 @@ def main() -> None:
     commands.add_parser("clean", help="make the canonical copies in .nb/")
     runs = commands.add_parser("run", help="execute one notebook")
     runs.add_argument("name")
-    runs.add_argument("--key", help="name of the run and of its executed notebook")
-    runs.add_argument("--section", nargs="+", default=[], help="sections of params.yaml to pass")
+    runs.add_argument("key", nargs="?", help="of the run whose parameters it gets")
     runs.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     arguments = parser.parse_args()
     die_with_parent()
@@ -214,7 +213,7 @@ def main() -> None:
         if arguments.command == "clean":
             clean()
         else:
-            run(arguments.name, arguments.key, arguments.section, arguments.parameters)
+            run(arguments.name, arguments.key, arguments.parameters)
     except (NotebookError, OSError) as error:  # OSError: a full disk, no permission
         sys.exit(f"svite: {error}")
     except KeyboardInterrupt:

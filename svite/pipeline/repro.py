@@ -16,12 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-from svite.pipeline import locks, warm
+from svite.params.study import Study, load
+from svite.pipeline import leftovers, locks, plan, warm
 from svite.pipeline.locks import PipelineError
 from svite.pipeline.notebooks import read_yaml
 from svite.pipeline.orphans import die_with_parent
 
 EPOCH = re.compile(r"epoch +(\d+)/(\d+)")
+SHOWN = 5  # stages that are named in one line
 
 
 # ---- asking DVC ---------------------------------------------------------------------------------
@@ -47,13 +49,24 @@ def dvc(*arguments: str) -> str:
 
 
 def changed() -> dict[str, list]:
-    """The stages that DVC would run now, with the reason."""
-    return json.loads(dvc("status", "--json"))
+    """The stages of this study that DVC would run now, with the reason; the record of its data, if they are tracked."""
+    return json.loads(dvc("status", "--json", "dvc.yaml", *tracked()))
+
+
+def tracked() -> list[str]:
+    """The file by which DVC knows the study's data, where there is one."""
+    record = f"{read_yaml(Path('params.yaml'))['data']}.dvc"
+    return [record] * Path(record).is_file()
 
 
 def edges() -> list[tuple[str, str]]:
     """Which stage feeds which."""
-    return re.findall(r'^"([^"]+)" -> "([^"]+)"', dvc("dag", "--dot"), re.MULTILINE)
+    return re.findall(r'^"([^"]+)" -> "([^"]+)"', dvc("dag", "--dot", "dvc.yaml"), re.MULTILINE)
+
+
+def names() -> set[str]:
+    """The stages that there are."""
+    return set(dvc("stage", "list", "--name-only", "dvc.yaml").split())
 
 
 def after(stages: set[str], arrows: list[tuple[str, str]]) -> set[str]:
@@ -71,7 +84,7 @@ def after(stages: set[str], arrows: list[tuple[str, str]]) -> set[str]:
 def seconds() -> dict[str, float]:
     """How long a run of each stage about takes; dvc.yaml says so in `meta: {seconds: 40}`."""
     stages = read_yaml(Path("dvc.yaml"))["stages"]
-    return {name: stage.get("meta", {}).get("seconds", 1) for name, stage in stages.items()}
+    return {name: stage.get("do", stage).get("meta", {}).get("seconds", 1) for name, stage in stages.items()}
 
 
 # ---- running stages -----------------------------------------------------------------------------
@@ -175,19 +188,31 @@ async def run_round(stages: set[str], jobs: int, progress: Remaining) -> None:
 
 
 def repro(jobs: int) -> bool:
-    """Bring the pipeline up to date, `jobs` stages at a time; False if there was nothing to do."""
-    from svite.params import study
-
-    try:
-        study.load("params.yaml")
-    except ValueError as error:
-        raise PipelineError(str(error)) from None
-    with locks.alone(locks.PIPELINE):
+    """Bring the study up to date, `jobs` stages at a time; False if there was nothing to do."""
+    with locks.alone(locks.pipeline()):
+        study = planned()
         locks.forget_the_dead()
         if locks.is_cut_short():
             locks.mend_record()
+        if dropped := leftovers.remove(names(), {run.key for run in study.runs}):
+            more = f" and {len(dropped) - SHOWN} more" if len(dropped) > SHOWN else ""
+            print(
+                f"Removed, for the study has them no more: the results of {', '.join(dropped[:SHOWN])}{more}.",
+                flush=True,
+            )
         with warm.kernels():
-            return bool(run_rounds(jobs))
+            return bool(run_rounds(jobs) or dropped)
+
+
+def planned() -> Study:
+    """The study, and `runs.yaml` written for it."""
+    try:
+        study = load()
+        if plan.write_plan():
+            print(f"runs.yaml now has the {len(study.runs)} runs of params.yaml.", flush=True)
+    except (ValueError, FileNotFoundError) as error:
+        raise PipelineError(str(error)) from None
+    return study
 
 
 def run_rounds(jobs: int) -> set[str]:
@@ -213,14 +238,14 @@ def stale_stages() -> set[str]:
     except PipelineError:  # a dvc.lock that DVC can't read, if it can be that
         locks.mend_record()
         stale = changed()
-    tracked = {name: reasons for name, reasons in stale.items() if name.endswith(".dvc")}
-    for name, reasons in tracked.items():
+    records = {name: reasons for name, reasons in stale.items() if name.endswith(".dvc")}
+    for name, reasons in records.items():
         if "modified" in str(reasons):
             raise PipelineError(
                 f"The data differ from what {name} records: `dvc checkout --force {name}` restores "
                 f"them, `dvc commit {name}` accepts the change."
             )
-    if tracked:
-        dvc("pull", *tracked)
+    if records:
+        dvc("pull", *records)
         stale = changed()
-    return set(stale) - set(tracked)
+    return set(stale) - set(records)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from svite.params.recipe import Images, read
-from svite.params.study import Training
+from svite.params.run import Training
 
 TERMINATED = 128 + signal.SIGTERM
 

@@ -1,13 +1,13 @@
 """What was learned: tables, figures and the report, from the small result files in git alone.
 
-Submodules load when they are first asked for, so that a stage that needs one of them
-(the paired intervals of the evaluation, say) neither imports nor depends on the others.
+Submodules load when they are first asked for, so that what needs one of them (the plan of a study, an empty page for
+its prose) imports none of the others.
 """
 
 from importlib import import_module
 
 MODULES = (
-    "attention", "build", "compare", "costs", "diagram", "figures", "findings", "gains", "measured", "paired",
+    "attention", "build", "compare", "costs", "diagram", "figures", "findings", "gains", "layers", "measured", "paired",
     "results", "schedules", "speed", "structure", "style", "tables", "text", "tokens", "topology",
 )  # fmt: skip
 

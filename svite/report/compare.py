@@ -1,28 +1,34 @@
-"""Methods against each other and against dense, image by image."""
+"""Settings against each other, image by image."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 
-from svite.params.study import DENSE, Grid, key
 from svite.report.paired import interval
 
+COLUMNS = ["density", "label", "against", "difference", "low", "high"]
 
-def compare(correct: Mapping[str, Iterable[bool]], grid: Grid) -> list[dict[str, Any]]:
-    """The paired interval of every sparse method against dense, and against SViTE at the same density of weights.
 
-    `correct` says of each run, by key, which test images it got right.
+def compare(
+    runs: pd.DataFrame, correct: Mapping[str, np.ndarray], baseline: str, reference: str | None
+) -> pd.DataFrame:
+    """The paired interval of every setting against the baseline, and of single weights against the reference too, at
+    the same density.
+
+    `correct` says of each run, by key, which test images it got right. What a setting shares no seed with is left out.
     """
-
-    def right(method: str, density: float) -> np.ndarray:
-        return np.stack([np.asarray(correct[key(method, density, seed)]) for seed in grid.seeds])
-
+    keys = {name: group.set_index("seed")["key"] for name, group in runs.groupby(["label", "density"], sort=False)}
+    dense = next(found for (label, _), found in keys.items() if label == baseline)
+    group = runs.drop_duplicates("label").set_index("label")["group"]
     rows = []
-    for method, density in sorted(grid.settings, key=lambda setting: -setting[1]):
-        rivals = {"svite"} & set(grid.methods) if method in grid.methods else set()
-        for against in [DENSE, *(rivals - {method})]:
-            found = interval(right(method, density), right(against, density))
-            named = dict(zip(("difference", "low", "high"), (round(points, 4) for points in found), strict=True))
-            rows.append({"density": density, "method": method, "against": against, **named})
-    return rows
+    for (label, density), ours in sorted(keys.items(), key=lambda item: -item[0][1]):
+        rivals = {baseline: dense}
+        if group[label] == "weights" and (reference, density) in keys:
+            rivals |= {reference: keys[reference, density]}
+        for against, theirs in rivals.items():
+            seeds = [seed for seed in ours.index if seed in theirs.index]
+            if seeds and baseline != label != against:
+                found = interval(*(np.stack([correct[side[seed]] for seed in seeds]) for side in (ours, theirs)))
+                rows.append((density, label, against, *(round(points, 4) for points in found)))
+    return pd.DataFrame(rows, columns=COLUMNS)

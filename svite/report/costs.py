@@ -6,19 +6,20 @@ import pandas as pd
 
 from svite.report.measured import BATCHES, TIMED, latencies, machine
 from svite.report.results import Results
-from svite.report.style import look, percent
-from svite.report.text import command, spread
+from svite.report.style import percent
+from svite.report.text import command, seeds, spread
 
 NOTE = (
-    "Means over {seeds} seeds, accuracy ± standard deviation. Kept: the share of weights (SViTE), or of what the "
-    "method takes away. Parameters: those that are not zero. MACs: multiply-accumulates of an image as the saved "
+    "Means over {seeds}{spread}. Kept: the share of {weights}what the method takes away. Parameters: those that "
+    "are not zero. MACs: multiply-accumulates of an image as the saved "
     "model runs, in which single zeros count in full. Bytes: the saved file. "
 )
 SHORT = (
-    "Heads, neurons, features or tokens that left the model. Means over {seeds} seeds, accuracy ± standard deviation. "
-    "Kept: the share of what the method takes away. Parameters: those that are not zero. MACs: multiply-accumulates of "
-    "an image. Speed: over dense, batch 64, one seed, on {machine}."
+    "What is taken away whole. Means over {seeds}{spread}. Kept: the share of what the method takes away. "
+    "Parameters: those that are not zero. MACs: multiply-accumulates of "
+    "an image. "
 )
+SPEED = "Speed: over dense, batch 64, one seed, on {machine}."
 TIMES = (
     "Milliseconds a batch and speed over dense, one seed, measured on {machine}; deployed: the speed at batch 64 of "
     "what svite.deploy makes of the model."
@@ -27,17 +28,17 @@ UNTIMED = "No time was measured: `make bench` does it."
 
 
 def costs(results: Results) -> pd.DataFrame:
-    """One row a method and kept share, dense first: means over seeds, shares of dense, and times where there are any.
+    """One row a setting and kept share, the baseline first: means over seeds, shares of dense, times if there are any.
 
     `time_64` is the share of the dense model's time at batch 64, `saved_64` the share of time saved over the share of
     multiply-accumulates saved.
     """
     runs = pd.concat([results.runs, results.structured], ignore_index=True)
-    frame = runs.groupby(["method", "density"], sort=False).agg(
+    frame = runs.groupby(["label", "density"], sort=False).agg(
         seeds=("seed", "size"), parameters=("parameters", "mean"), nonzero=("nonzero", "mean"), macs=("macs", "mean"),
         bytes=("bytes", "mean"), top1=("top1", "mean"), top1_std=("top1", "std"),
     )  # fmt: skip
-    dense = frame.loc["dense"].iloc[0]
+    dense = frame.loc[results.study.baseline].iloc[0]
     frame["nonzero_share"] = frame["nonzero"] / frame["parameters"]
     frame["macs_share"] = frame["macs"] / dense["macs"]
     for batch in BATCHES:
@@ -49,20 +50,20 @@ def costs(results: Results) -> pd.DataFrame:
 
 
 def _timed(results: Results, runs: pd.DataFrame, batch: int) -> pd.DataFrame:
-    """The time of each method and density: that of its first seed that was timed and is the same network still."""
+    """The time of each setting and density: that of its first seed that was timed and is the same network still."""
     found = latencies(results.folder).query("batch == @batch")
     same = runs.merge(found, on="key").query("macs == timed_macs")
-    return same.groupby(["method", "density"])[TIMED].first()
+    return same.groupby(["label", "density"])[TIMED].first()
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
-    """The cost table as people read it: dense, SViTE for comparison, and every structured method."""
-    frame, shown = costs(results), ["dense", "svite", *results.structured["method"].unique()]
-    groups = pd.concat([results.runs, results.structured], ignore_index=True).groupby(["method", "density"])
+    """The cost table as people read it: baseline, reference, and all that takes whole parts away."""
+    frame, shown = costs(results), [results.study.baseline, results.study.reference, *results.structured_labels]
+    groups = pd.concat([results.runs, results.structured], ignore_index=True).groupby(["label", "density"])
     return [
         {
-            "method": look(row.method).label,
-            "color": look(row.method).color,
+            "label": row.label,
+            "color": results.looks[row.label].color,
             "kept": percent(row.kept),
             "nonzero": f"{row.nonzero:,.0f}",
             "macs": f"{row.macs / 1e6:.2f} M",
@@ -70,9 +71,9 @@ def rows(results: Results) -> list[dict[str, Any]]:
             **{f"batch_{batch}": _time(row, batch) for batch in BATCHES},
             "deployed": "–" if pd.isna(row.deployed_64) else f"{row.deployed_64:.2f}×",
             "top1": spread(row.top1, row.top1_std),
-            "command": command(groups.get_group((row.method, row.kept))),
+            "command": command(groups.get_group((row.label, row.kept))),
         }
-        for row in frame[frame["method"].isin(shown)].itertuples()
+        for row in frame[frame["label"].isin(shown)].itertuples()
     ]
 
 
@@ -87,16 +88,25 @@ def _time(row: Any, batch: int) -> dict[str, str]:
 def note(results: Results) -> str:
     """What the columns of the table mean, and on which machine its times were taken."""
     where = machine(results.folder)
-    return NOTE.format(seeds=results.runs["seed"].nunique()) + (TIMES.format(machine=where) if where else UNTIMED)
+    weights = f"weights ({results.study.reference}) or of " if results.study.reference else ""
+    return NOTE.format(weights=weights, **_counts(results)) + (TIMES.format(machine=where) if where else UNTIMED)
+
+
+def _counts(results: Results) -> dict[str, str]:
+    """How many seeds the means are of, and that accuracy has a deviation where there are several."""
+    runs = pd.concat([results.runs, results.structured])
+    spread = ", accuracy ± standard deviation" if len(runs) > len(runs.drop_duplicates(["label", "density"])) else ""
+    return {"seeds": seeds(runs), "spread": spread}
 
 
 def markdown(results: Results) -> str:
-    """The structured methods for the README: what is left, how fast it was measured to be, and the command."""
-    whole = {look(method).label for method in ["dense", *results.structured["method"].unique()]}
+    """What is taken away whole, for the README: what is left, how fast it was measured to be, and the command."""
+    whole, where = {results.study.baseline, *results.structured_labels}, machine(results.folder)
     lines = ["| Method | Kept | Parameters | MACs | Speed | Top-1 (%) | Command |", "|:--|--:|--:|--:|--:|--:|:--|"]
     for row in rows(results):
-        if row["method"] in whole:
+        if row["label"] in whole:
             speed = row["batch_64"]["speedup"] or "–"
-            cells = [row["method"], row["kept"], row["nonzero"], row["macs"], speed, row["top1"], f"`{row['command']}`"]
+            cells = [row["label"], row["kept"], row["nonzero"], row["macs"], speed, row["top1"], f"`{row['command']}`"]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", SHORT.format(seeds=results.runs["seed"].nunique(), machine=machine(results.folder))])
+    note = SHORT.format(**_counts(results)) + (SPEED.format(machine=where) if where else UNTIMED)
+    return "\n".join([*lines, "", note])

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from svite.report.schedules import cosine
 from svite.report.style import BLUE, GREEN, INK, MUTED, RED, canvas, drawn
+from svite.sparsity.schedule import cosine
 
 SIZES = (4, 5, 3)  # neurons in each layer of the little network
 Edge = tuple[int, int, int]  # layer, from, to
@@ -17,13 +17,13 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Stage:
-    """One picture of the cycle: what lives, what is about to die, what has just been born."""
+    """One picture of the cycle: what is active, what is about to be pruned, what has just been grown."""
 
     title: str
     words: str
     alive: dict[Edge, float]
-    dying: frozenset[Edge] = frozenset()
-    born: frozenset[Edge] = frozenset()
+    pruned: frozenset[Edge] = frozenset()
+    grown: frozenset[Edge] = frozenset()
 
 
 def _stages() -> list[Stage]:
@@ -35,13 +35,13 @@ def _stages() -> list[Stage]:
     trained = {edge: float(w) for edge, w in zip(start, generator.beta(1, 1.3, 16), strict=True)}
     weakest = frozenset(sorted(trained, key=trained.get)[:4])
     kept = {edge: w for edge, w in trained.items() if edge not in weakest}
-    born = frozenset(edges[i] for i in order[16:20])
+    grown = frozenset(edges[i] for i in order[16:20])
     return [
-        Stage("Start sparse", "random weights live,\nERK says how many", start),
-        Stage("Train", "ΔT steps on the\nliving weights only", trained),
-        Stage("Prune", "the smallest magnitudes\ndie: f of those living", trained, weakest),
-        Stage("Grow", "as many are born, at zero,\nwhere gradients are largest",
-              kept | {edge: 0.3 for edge in born}, born=born),
+        Stage("Start sparse", "random weights are active,\nERK says how many", start),
+        Stage("Train", "ΔT steps on the\nactive weights only", trained),
+        Stage("Prune", "the smallest magnitudes\ngo: f of those active", trained, weakest),
+        Stage("Grow", "as many come, at zero,\nwhere gradients are largest",
+              kept | {edge: 0.3 for edge in grown}, grown=grown),
     ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def cycle() -> Figure:
     """Train, prune, grow: the cycle above, the whole run as a timeline below."""
     fig = canvas(
         7.2, 4.75, "Sparse from start to end: train, prune, grow, and again",
-        "The number of living weights never changes; which weights live does.",
+        "The number of active weights never changes; which weights are active does.",
     )  # fmt: skip
     top, bottom = fig.subplots(2, height_ratios=(2.75, 1))
     for index, stage in enumerate(_stages()):
@@ -84,9 +84,9 @@ def _card(ax: Axes, left: float, stage: Stage) -> None:
 def _edge(ax: Axes, left: float, edge: Edge, weight: float, stage: Stage) -> None:
     layer, source, target = edge
     x, y = zip(_neuron(left, layer, source), _neuron(left, layer + 1, target), strict=True)
-    if edge in stage.dying:
+    if edge in stage.pruned:
         ax.plot(x, y, color=RED, lw=1.3, ls=(0, (2, 1.4)), zorder=3)
-    elif edge in stage.born:
+    elif edge in stage.grown:
         ax.plot(x, y, color=GREEN, lw=1.9, zorder=3)
     else:
         ax.plot(x, y, color=INK, lw=0.5 + 2.4 * weight, alpha=0.85, zorder=2)
@@ -105,23 +105,24 @@ def _arrow(ax: Axes, start: Point, end: Point, color: str) -> None:
 
 def _key(ax: Axes) -> None:
     """What the three kinds of line mean."""
-    kinds = ((INK, "-", "living (width: magnitude)"), (RED, (0, (2, 1.4)), "pruned"), (GREEN, "-", "grown"))
+    kinds = ((INK, "-", "active (width: magnitude)"), (RED, (0, (2, 1.4)), "pruned"), (GREEN, "-", "grown"))
     for x, (color, dashes, words) in zip((2.3, 5.75, 7.4), kinds, strict=True):
         ax.plot((x, x + 0.42), (-2.1, -2.1), color=color, ls=dashes, lw=2)
         ax.text(x + 0.54, -2.1, words, va="center", size=8)
 
 
 def _timeline(ax: Axes) -> None:
-    """A whole run: each bar an update, as high as the share of living weights it replaces."""
-    updates = np.arange(2.6, 80, 2.6)
-    ax.bar(updates, cosine(updates / 100), width=1.1, color=GREEN, alpha=0.9, lw=0)
-    ax.bar(updates, -cosine(updates / 100), width=1.1, color=RED, alpha=0.9, lw=0)
+    """A whole run: each bar an update, as high as the share of active weights it replaces."""
+    updates, fraction = np.arange(26, 800, 26), cosine(0.5, end=800)
+    heights = np.array([fraction(int(step)) for step in updates])
+    ax.bar(updates / 10, heights, width=1.1, color=GREEN, alpha=0.9, lw=0)
+    ax.bar(updates / 10, -heights, width=1.1, color=RED, alpha=0.9, lw=0)
     ax.axhline(0, color=INK, lw=1.2)
     ax.axvspan(80, 100, color="#eef0f3", lw=0)
     ax.text(90, 0, "topology fixed,\nweights go on training", ha="center", va="center", size=7.5,
             color=MUTED, bbox={"fc": "#eef0f3", "ec": "none", "pad": 1})  # fmt: skip
-    ax.text(60, 0.3, "born: f of the living", color=GREEN, weight="bold", size=8)
-    ax.text(60, -0.4, "died: as many", color=RED, weight="bold", size=8)
+    ax.text(60, 0.3, "grown: f of the active", color=GREEN, weight="bold", size=8)
+    ax.text(60, -0.4, "pruned: as many", color=RED, weight="bold", size=8)
     ax.set(xlim=(-0.5, 100), ylim=(-0.56, 0.56), yticks=[], xlabel="Training steps")
     ax.set_xticks([0, 80, 100], ["0", "0.8 T", "T"])
     ax.set_title("The whole run: each bar is one update, and the drop fraction f falls as a cosine",

@@ -1,11 +1,11 @@
 """The results of a study as tidy frames: one row a run, an epoch, a topology update, a layer.
 
-Which runs exist is what the grid of `params.yaml` says, never what happens to lie in a
-folder: a value dropped from the grid is gone from every table and figure.
+Which runs exist is what the study says, never what happens to lie in a folder: what is dropped from `params.yaml` is
+gone from every table and figure.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,119 +15,109 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from svite.params.study import DENSE, HALF, key
+from svite.params.run import DENSE
+from svite.params.study import Planned, Study, load
+from svite.report.compare import compare
+from svite.report.style import Look, looks
 
-PAIR = ("pair-dense", "pair-svite")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run of the grid, and how DVC calls the stage that makes it."""
-
-    method: str
-    density: float
-    seed: int
-    stage: str
-
-    @property
-    def key(self) -> str:
-        return key(self.method, self.density, self.seed)
-
-    @property
-    def target(self) -> str:
-        """The stage that makes this run, as `dvc repro` takes it."""
-        return f"{self.stage}@{self.key.removeprefix(f'{self.stage}-')}"
-
-
-def runs_of(grid: Mapping[str, Any]) -> Iterator[Run]:
-    """Dense and every method that prunes single weights, in the grid's own order."""
-    seeds = grid["seeds"]
-    yield from (Run(DENSE, 1.0, seed, DENSE) for seed in seeds)
-    for family, stage in (("scratch", "sparse"), ("pretrained", "prune")):
-        for method in grid.get(family) or ():
-            for density in sorted(grid["densities"], reverse=True):
-                yield from (Run(method, float(density), seed, stage) for seed in seeds)
-
-
-def structured_of(grid: Mapping[str, Any]) -> Iterator[Run]:
-    """Every run of the methods that take heads, neurons, features or tokens away."""
-    for method in grid.get("structured") or ():
-        for share in sorted(grid["kept"], reverse=True):
-            yield from (Run(method, float(share), seed, "structure") for seed in grid["seeds"])
-
-
-def halves_of(grid: Mapping[str, Any]) -> list[Run]:
-    """The dense runs on half the budget that pretrained methods start from."""
-    return [Run(HALF, 1.0, seed, HALF) for seed in grid["seeds"] if grid.get("pretrained")]
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that tables and figures draw on."""
+    """Everything that tables and figures draw on. Each row knows its run: key, label, method, group, density, seed."""
 
     folder: Path
-    runs: pd.DataFrame  # a run, dense or of single weights: method, density, seed, what metrics/ says
-    epochs: pd.DataFrame  # a run and epoch; the half-budget dense runs too, as method "half"
-    updates: pd.DataFrame  # a run and topology update
-    layers: pd.DataFrame  # a run and layer
-    paired: pd.DataFrame  # method minus another, points of top-1, with a 95 % interval
+    study: Study
+    runs: pd.DataFrame  # a run of single weights, the baseline among them: what metrics/ says of it
+    structured: pd.DataFrame  # a run that takes whole parts away: the columns of `runs`, density is the kept share
+    attention: pd.DataFrame  # a run whose attention is drawn: the columns of `runs`
+    epochs: pd.DataFrame  # a run of single weights, or one that others start from, and an epoch
+    updates: pd.DataFrame  # a sparse run of single weights and a topology update
+    layers: pd.DataFrame  # a sparse run of single weights and a layer
+    structured_layers: pd.DataFrame  # a run that takes whole parts away and a unit: the columns of `layers`
     data: dict[str, Any]
-    structured: pd.DataFrame  # a run of a structured method: the columns of `runs`, density is the kept share
-    structured_layers: pd.DataFrame  # a structured run and unit: the columns of `layers`
 
     @classmethod
-    def read(cls, folder: str | Path = ".", *, grid: Mapping[str, Any]) -> "Results":
-        """The results of the grid's runs in `folder`; a missing file is named in one sentence."""
-        folder, runs, structured = Path(folder), list(runs_of(grid)), list(structured_of(grid))
-        sparse = [run for run in runs if run.method != DENSE]
-        frame = _run_frame(folder, [*runs, *structured])
-        layers = _curves(folder, "layers", [*sparse, *structured])
+    def read(cls, folder: str | Path = ".", study: Study | None = None) -> "Results":
+        """The results of a study in `folder`, by default that folder's; a missing file is named in one sentence."""
+        folder = Path(folder)
+        study = study or load(folder / "params.yaml")
+        runs = _run_frame(folder, study.among("weights", "structures", "attention"))
+        sparse = [each for each in study.among("weights", "structures") if each.run.method != DENSE]
+        layers = _curves(folder, "layers", sparse)
         return cls(
             folder=folder,
-            runs=_those(frame, runs),
-            epochs=_curves(folder, "epochs", [*runs, *halves_of(grid)]),
-            updates=_curves(folder, "updates", sparse),
-            layers=_those(layers, sparse),
-            paired=_paired_frame(folder, [*sparse, *structured]),
+            study=study,
+            runs=_those(runs, "weights"),
+            structured=_those(runs, "structures"),
+            attention=_those(runs, "attention"),
+            epochs=_curves(folder, "epochs", study.among("weights", "start")),
+            updates=_curves(folder, "updates", [each for each in sparse if each.group == "weights"]),
+            layers=_those(layers, "weights"),
+            structured_layers=_those(layers, "structures"),
             data=_json(folder / "metrics/data.json", "data"),
-            structured=_those(frame, structured),
-            structured_layers=_those(layers, structured),
         )
 
     @property
-    def methods(self) -> list[str]:
-        """The sparse methods, in the grid's order."""
-        return [method for method in self.runs["method"].unique() if method != DENSE]
+    def labels(self) -> list[str]:
+        """The sparse settings of single weights, in the study's order."""
+        return [label for label in self.runs["label"].unique() if label != self.study.baseline]
+
+    @property
+    def structured_labels(self) -> list[str]:
+        """The settings that take whole parts away, in the study's order."""
+        return list(self.structured["label"].unique())
 
     @property
     def densities(self) -> list[float]:
-        """The densities of the grid, the densest first."""
-        return sorted(self.of(*self.methods)["density"].unique(), reverse=True)
-
-    def of(self, *methods: str) -> pd.DataFrame:
-        """The runs of these methods."""
-        return self.runs[self.runs["method"].isin(methods)]
-
-    def gap(self, method: str, against: str, density: float) -> Any:
-        """The row of `paired` of one method minus another at a density; None where they were not compared."""
-        asked = (method, against, density)
-        return next((row for row in self.paired.itertuples() if (row.method, row.against, row.density) == asked), None)
+        """The densities of single weights, the densest first."""
+        return sorted(self.of(*self.labels)["density"].unique(), reverse=True)
 
     @cached_property
-    def pair(self) -> dict[str, dict[str, Any]]:
-        """Training metrics of the larger pair of models whose attention is drawn."""
-        return {name: _json(self.folder / f"metrics/train/{name}.json", name.replace("-", "@", 1)) for name in PAIR}
+    def looks(self) -> dict[str, Look]:
+        """How each setting is drawn, by its label."""
+        return looks(self.study)
+
+    def of(self, *labels: str) -> pd.DataFrame:
+        """The runs of these settings of single weights."""
+        return self.runs[self.runs["label"].isin(labels)]
+
+    def gap(self, label: str, against: str, density: float) -> Any:
+        """The row of `paired` of one setting minus another at a density; None where they were not compared."""
+        asked = (label, against, density)
+        return next((row for row in self.paired.itertuples() if (row.label, row.against, row.density) == asked), None)
 
     @cached_property
-    def attention(self) -> dict[str, np.ndarray]:
-        """Maps of attention from the centre patch: (layers, heads, rows, columns) a model."""
-        arrays = _load(self.folder / "arrays/attention.safetensors", "evaluate", load_file)
-        return {name: arrays[name] for name in PAIR}
+    def paired(self) -> pd.DataFrame:
+        """A setting minus another at a density: points of top-1, with a 95 % interval."""
+        runs = pd.concat([self.runs, self.structured], ignore_index=True)
+        return compare(runs, self._right(runs["key"]), self.study.baseline, self.study.reference)
+
+    def _right(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
+        """Which test images each run got right."""
+        labels = self.test["labels"]
+        right = {}
+        for key in keys:
+            best = self.arrays(key)["predictions"][:, 0]
+            if best.shape != labels.shape:
+                raise ValueError(f"{key} was tested on other images: `dvc repro evaluate@{key}` tests it again.")
+            right[key] = best == labels
+        return right
 
     @cached_property
-    def tokens(self) -> dict[str, np.ndarray]:
-        """Test images (image, channel, row, column) and which of their patches stay (image, patch), row by row."""
-        return _load(self.folder / "arrays/tokens.safetensors", "evaluate", load_file)
+    def test(self) -> Arrays:
+        """The test images' `labels`, and of each class the first image, as `samples` (n, channel, row, column)."""
+        return _load(self.folder / "arrays/test.safetensors", "data", load_file)
+
+    def arrays(self, key: str) -> Arrays:
+        """What a run's model said of the test images."""
+        return _load(self.folder / f"arrays/runs/{key}.safetensors", f"evaluate@{key}", load_file)
+
+
+def target(planned: Planned) -> str:
+    """The stage that trains a run, as `dvc repro` takes it."""
+    return f"{'dense' if planned.run.method == DENSE else 'train'}@{planned.key}"
 
 
 def _load(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
@@ -145,41 +135,38 @@ def _json(path: Path, stage: str) -> Any:
     return _load(path, stage, lambda path: json.loads(path.read_text()))
 
 
-def _run_frame(folder: Path, runs: list[Run]) -> pd.DataFrame:
-    test = _json(folder / "metrics/test.json", "evaluate")
+def _names(planned: Planned) -> dict[str, Any]:
+    """What each row says of its run, but for its density: curves have a column of that name already."""
+    run = planned.run
+    return {
+        "key": planned.key,
+        "label": planned.label,
+        "method": run.method,
+        "group": planned.group,
+        "seed": run.seed,
+    }
+
+
+def _run_frame(folder: Path, runs: Iterable[Planned]) -> pd.DataFrame:
     rows = []
-    for run in runs:
-        train = _json(folder / f"metrics/train/{run.key}.json", run.target)
-        if run.key not in test:
-            raise ValueError(
-                f"{folder / 'metrics/test.json'} has no run {run.key}: "
-                "`dvc repro evaluate` tests every run of the grid."
-            )
-        named = {"key": run.key, "method": run.method, "density": run.density, "seed": run.seed}
-        rows.append(train | test[run.key] | named | {"stage": run.stage, "target": run.target})
+    for planned in runs:
+        train = _json(folder / f"metrics/train/{planned.key}.json", target(planned))
+        test = _json(folder / f"metrics/test/{planned.key}.json", f"evaluate@{planned.key}")
+        named = _names(planned) | {"density": planned.run.density, "target": target(planned)}
+        rows.append(train | test | named)
     return pd.DataFrame(rows)
 
 
-def _curves(folder: Path, kind: str, runs: list[Run]) -> pd.DataFrame:
+def _curves(folder: Path, kind: str, runs: Iterable[Planned]) -> pd.DataFrame:
     """The CSV files of one kind, one under the other, each row knowing its run."""
-    frames = []
-    for run in runs:
-        frame = _load(folder / f"curves/{kind}/{run.key}.csv", run.target, pd.read_csv)
-        names = {"key": run.key, "method": run.method, "target_density": run.density, "seed": run.seed}
-        frames.append(frame.assign(**names))
-    frames = [frame for frame in frames if len(frame)] or frames[:1]
+    frames = [pd.DataFrame(columns=["key", "label", "method", "group", "seed", "target_density"])]
+    for planned in runs:
+        frame = _load(folder / f"curves/{kind}/{planned.key}.csv", target(planned), pd.read_csv)
+        frames.append(frame.assign(**_names(planned), target_density=planned.run.density))
+    frames = [frame for frame in frames if len(frame)] or frames[-1:]
     return pd.concat(frames, ignore_index=True)
 
 
-def _those(frame: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
-    """The rows of these runs."""
-    return frame[frame["key"].isin([run.key for run in runs])].reset_index(drop=True)
-
-
-def _paired_frame(folder: Path, runs: list[Run]) -> pd.DataFrame:
-    columns = ["density", "method", "against", "difference", "low", "high"]
-    frame = pd.DataFrame(_json(folder / "metrics/paired.json", "evaluate"), columns=columns)
-    asked = {(run.method, run.density) for run in runs}
-    methods = {run.method for run in runs} | {DENSE}
-    keep = [(row.method, row.density) in asked and row.against in methods for row in frame.itertuples()]
-    return frame[np.array(keep, dtype=bool)].reset_index(drop=True)
+def _those(frame: pd.DataFrame, group: str) -> pd.DataFrame:
+    """The rows of the runs of this group."""
+    return frame[frame["group"] == group].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Figures of what is taken away whole, heads, neurons, features and tokens: accuracy, measured time, survivors."""
+"""Figures of what is taken away whole, heads, neurons, features and tokens: accuracy, measured time, what is left."""
 
 from collections.abc import Iterable
 
@@ -10,8 +10,9 @@ from matplotlib.ticker import PercentFormatter
 from svite.report.costs import costs
 from svite.report.measured import latencies, machine
 from svite.report.results import Results
-from svite.report.style import INK, band, canvas, drawn, legend_beside, look, percent, sizes
-from svite.report.tokens import kept_tokens
+from svite.report.style import INK, Look, band, canvas, drawn, legend_beside, percent, sizes
+from svite.report.text import means
+from svite.report.tokens import kept_tokens, selection
 
 PARTS = ("heads", "neurons")
 UNIT = r"blocks\.(\d+)\.\w+\.(heads|neurons)"  # what a unit of heads or neurons is called
@@ -19,7 +20,7 @@ BATCH = 64  # where the clock is the least about Python
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """Every figure that these results have something for, by name; none without structured methods."""
+    """Every figure that these results have something for, by name; none where nothing is taken away whole."""
     draw = {f.__name__: f for f in (structured_accuracy, latency, survivors, kept_tokens)}
     return {name: draw[name](results) for name in drawable(results)}
 
@@ -31,7 +32,7 @@ def drawable(results: Results) -> list[str]:
         "structured_accuracy": len(runs) > 0,
         "latency": len(runs) > 0 and _timed(results),
         "survivors": len(runs) > 0 and len(alive(results)) > 0,
-        "kept_tokens": "sviteplus" in set(runs["method"]),
+        "kept_tokens": selection(results) is not None,
     }
     return [name for name, is_there in there.items() if is_there]
 
@@ -43,49 +44,49 @@ def _timed(results: Results) -> bool:
 
 @drawn
 def structured_accuracy(results: Results) -> Figure:
-    """Accuracy against the parameters that are left: each structured method beside SViTE and dense."""
+    """Accuracy against the parameters that are left: each structured setting beside the reference and the baseline."""
+    study, labels = results.study, results.structured_labels
+    compared = f"\nFor comparison {study.reference}, of single weights, from {study.baseline} on to the left."
     fig = canvas(
         7.2, 4.6, "Test accuracy against the parameters that are left",
-        "Mean over seeds with the 95 % t interval of that mean; dots are single seeds. SViTE,\n"
-        "which drops single weights, is there for comparison: its line begins at the dense model\n"
-        "and goes on to the left.",
+        means(results.structured) + (compared if study.reference else ""),
     )  # fmt: skip
     ax = fig.subplots()
-    runs = pd.concat([results.of("dense", "svite"), results.structured], ignore_index=True)
+    runs = pd.concat([results.of(study.baseline, study.reference or ""), results.structured], ignore_index=True)
     runs = runs.assign(share=runs["nonzero"] / runs["parameters"])
-    large, methods = sizes(results.structured["density"]), list(results.structured["method"].unique())
-    shown = runs[runs["share"] >= 0.9 * runs.loc[runs["method"].isin(methods), "share"].min()]
-    _compared(ax, runs)
-    for method in methods:
-        _method(ax, runs[runs["method"] == method], large)
+    large = sizes(results.structured["density"])
+    shown = runs[runs["share"] >= 0.9 * runs.loc[runs["label"].isin(labels), "share"].min()]
+    _compared(ax, runs[runs["group"] == "weights"], results)
+    for label in labels:
+        _setting(ax, runs[runs["label"] == label], large, results.looks[label])
     _fit(ax, shown)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.set_xlabel("Non-zero parameters, as a share of the dense model's")
     ax.set_ylabel("Top-1 accuracy on test images (%)")
-    others = [method for method in ("dense", "svite") if method in set(runs["method"])]
-    legend_beside(ax, [*others, *methods], {percent(share): size for share, size in large.items()}, "Kept")
+    looks = {label: results.looks[label] for label in runs["label"].unique()}
+    legend_beside(ax, looks, {percent(share): size for share, size in large.items()}, "Kept")
     return fig
 
 
-def _compared(ax: Axes, runs: pd.DataFrame) -> None:
-    """The line of SViTE from the dense model on, and the dense model as a line from end to end."""
-    style, dense = look("dense"), band(runs[runs["method"] == "dense"], "method", "top1").loc["dense"]
+def _compared(ax: Axes, runs: pd.DataFrame, results: Results) -> None:
+    """The line of the reference from the baseline on, and the baseline as a line from end to end."""
+    baseline, reference = results.study.baseline, results.study.reference
+    style, dense = results.looks[baseline], band(runs[runs["label"] == baseline], "label", "top1").iloc[0]
     ax.axhspan(dense["low"], dense["high"], color=style.color, alpha=0.10, lw=0)
     ax.axhline(dense["mean"], color=style.color, lw=1.4, ls=(0, (5, 2)))
-    line = runs[runs["method"].isin(["dense", "svite"])].groupby("density")[["share", "top1"]].mean()
-    blue = look("svite")
-    ax.plot(line["share"], line["top1"], color=blue.color, lw=1.2, alpha=0.7, zorder=1)
-    ax.plot(line["share"][:-1], line["top1"][:-1], blue.marker, color=blue.color, ms=7, mec="white", mew=0.8)
+    if reference:
+        line, own = runs.groupby("density")[["share", "top1"]].mean(), results.looks[reference]
+        ax.plot(line["share"], line["top1"], color=own.color, lw=1.2, alpha=0.7, zorder=1)
+        ax.plot(line["share"][:-1], line["top1"][:-1], own.marker, color=own.color, ms=7, mec="white", mew=0.8)
     ax.plot(1, dense["mean"], style.marker, color=style.color, ms=9 * style.scale, mec="white")
 
 
-def _method(ax: Axes, runs: pd.DataFrame, large: dict[float, float]) -> None:
-    """One structured method: means with their intervals, joined, and a dot for each seed."""
-    style = look(runs["method"].iloc[0])
-    means = band(runs, "density", "top1").assign(share=runs.groupby("density")["share"].mean())
-    ax.plot(means["share"], means["mean"], color=style.color, lw=1.2, alpha=0.7)
+def _setting(ax: Axes, runs: pd.DataFrame, large: dict[float, float], style: Look) -> None:
+    """One structured setting: means with their intervals, joined, and a dot for each seed."""
+    line = band(runs, "density", "top1").assign(share=runs.groupby("density")["share"].mean())
+    ax.plot(line["share"], line["mean"], color=style.color, lw=1.2, alpha=0.7)
     ax.scatter(runs["share"], runs["top1"], s=9, color=style.color, alpha=0.45, lw=0)
-    for share, row in means.iterrows():
+    for share, row in line.iterrows():
         ax.plot([row["share"]] * 2, [row["low"], row["high"]], color=style.color, lw=1.2, alpha=0.35)
         size = large[share] * style.scale
         ax.plot(row["share"], row["mean"], style.marker, color=style.color, ms=size, mec="white", mew=0.8)
@@ -110,24 +111,25 @@ def latency(results: Results) -> Figure:
         f"95 % interval, on {machine(results.folder)}.",
     )  # fmt: skip
     counted, timed = fig.subplots(1, 2, sharex=True, sharey=True)
-    large = {share: 0.85 * size for share, size in sizes(frame.loc[frame["method"] != "dense", "kept"]).items()}
-    for method, rows in frame.groupby("method", sort=False):
-        joined = method in set(results.structured["method"])
-        _shares(counted, rows, "macs_share", large, joined)
-        _shares(timed, rows, f"time_{BATCH}", large, joined)
-        timed.hlines(rows["top1"], 1 / rows[f"high_{BATCH}"], 1 / rows[f"low_{BATCH}"], color=look(method).color, lw=1)
+    shares = frame.loc[frame["label"] != results.study.baseline, "kept"]
+    large = {share: 0.85 * size for share, size in sizes(shares).items()}
+    looks = {label: results.looks[label] for label in frame["label"].unique()}
+    for label, rows in frame.groupby("label", sort=False):
+        joined, style = label in results.structured_labels, looks[label]
+        _shares(counted, rows, "macs_share", large, joined, style)
+        _shares(timed, rows, f"time_{BATCH}", large, joined, style)
+        timed.hlines(rows["top1"], 1 / rows[f"high_{BATCH}"], 1 / rows[f"low_{BATCH}"], color=style.color, lw=1)
     counted.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     counted.margins(x=0.1, y=0.08)
     counted.set(xlabel="Multiply-accumulates of an image", ylabel="Top-1 accuracy on test images (%)")
     timed.set_xlabel("Measured time")
     marks = {percent(share): size for share, size in large.items()}
-    legend_beside(counted, list(frame["method"].unique()), marks, "Kept")
+    legend_beside(counted, looks, marks, "Kept")
     return fig
 
 
-def _shares(ax: Axes, rows: pd.DataFrame, value: str, large: dict[float, float], joined: bool) -> None:
-    """One method's settings, larger where more is kept; a structured method's are joined."""
-    style = look(rows["method"].iloc[0])
+def _shares(ax: Axes, rows: pd.DataFrame, value: str, large: dict[float, float], joined: bool, style: Look) -> None:
+    """One setting, larger where more is kept; what takes whole parts away is joined."""
     if joined:
         ax.plot(rows[value], rows["top1"], color=style.color, lw=1.2, alpha=0.7)
     for row in rows.to_dict("records"):
@@ -145,24 +147,23 @@ def alive(results: Results) -> pd.DataFrame:
 
 @drawn
 def survivors(results: Results) -> Figure:
-    """The heads that are left in each layer above, the neurons below: a group of bars a method and kept share."""
+    """The heads that are left in each layer above, the neurons below: a group of bars a setting and kept share."""
     frame = alive(results)
-    groups = [key for key, _ in frame.groupby(["method", "target_density"], sort=False)]
+    groups = [key for key, _ in frame.groupby(["label", "target_density"], sort=False)]
     fig = canvas(
-        7.2, 4.3, "What survives in each layer",
-        "The share of heads and of neurons that live at the end: bars are means over seeds, dots single seeds.\n"
-        "Dashed: the share asked for, over all layers or in each; VTP is asked for a share of features,\n"
-        "and a head of it stays while any of its features does.",
+        7.2, 4.3, "What is left in each layer",
+        "The share of heads and of neurons that are left at the end: bars are means, dots single seeds.\n"
+        "Dashed: the share asked for, of what is taken away.",
     )  # fmt: skip
     axes, depth = fig.subplots(2, sharex=True, sharey=True), int(frame["layer"].max())
     pitch = depth + 1.5
     for ax, part in zip(axes, PARTS, strict=True):
-        for index, (method, goal) in enumerate(groups):
-            here = frame.query("method == @method and target_density == @goal and part == @part")
-            _bars(ax, here, index * pitch, look(method).color, goal)
-        ax.set_ylabel(f"{part.capitalize()} alive")
+        for index, (label, goal) in enumerate(groups):
+            here = frame.query("label == @label and target_density == @goal and part == @part")
+            _bars(ax, here, index * pitch, results.looks[label].color, goal)
+        ax.set_ylabel(f"{part.capitalize()} left")
         ax.grid(axis="x", visible=False)
-    _name_groups(axes, groups, depth, pitch)
+    _name_groups(axes, {group: results.looks[group[0]] for group in groups}, depth, pitch)
     return fig
 
 
@@ -176,14 +177,14 @@ def _bars(ax: Axes, layers: pd.DataFrame, left: float, color: str, goal: float) 
         ax.plot(ends, (goal, goal), color=INK, lw=1, ls=(0, (4, 2)))
 
 
-def _name_groups(axes: Iterable[Axes], groups: list[tuple[str, float]], depth: int, pitch: float) -> None:
-    """Each group's method and kept share above, its layers' numbers below."""
+def _name_groups(axes: Iterable[Axes], groups: dict[tuple[str, float], Look], depth: int, pitch: float) -> None:
+    """Each group's setting and kept share above, its layers' numbers below."""
     above, below = axes
-    for index, (method, goal) in enumerate(groups):
+    for index, ((label, goal), style) in enumerate(groups.items()):
         middle = index * pitch + (depth + 1) / 2
         above.annotate(
-            f"{look(method).label}\n{percent(goal)} kept", (middle, 1.04), xycoords=("data", "axes fraction"),
-            ha="center", va="bottom", size=8, weight="bold", color=look(method).color, annotation_clip=False,
+            f"{label}\n{percent(goal)} kept", (middle, 1.04), xycoords=("data", "axes fraction"),
+            ha="center", va="bottom", size=8, weight="bold", color=style.color, annotation_clip=False,
         )  # fmt: skip
     spots = [(index * pitch + layer, layer) for index in range(len(groups)) for layer in range(1, depth + 1)]
     below.set_xticks(*map(list, zip(*spots, strict=True)), size=min(8.0, 200 / len(spots)))

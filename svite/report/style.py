@@ -1,4 +1,4 @@
-"""How every figure looks: one colour and one marker a method, and files with the same bytes.
+"""How every figure looks: one colour and one marker a setting, and files with the same bytes.
 
 Figures are built without pyplot, so drawing one neither opens a window nor leaves state behind.
 """
@@ -6,18 +6,20 @@ Figures are built without pyplot, so drawing one neither opens a window nor leav
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
+from itertools import chain, count
 from pathlib import Path
 from typing import ParamSpec
-from zlib import crc32
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
+
+from svite.params.study import Study
 
 P = ParamSpec("P")
 
@@ -27,43 +29,45 @@ BLUE, ORANGE, GREEN, RED, PINK, BROWN, ROSE, GREY, YELLOW, SKY = map(to_hex, sns
 
 @dataclass(frozen=True)
 class Look:
-    """How a method appears in every figure and table."""
+    """How a setting appears in every figure and table."""
 
-    label: str
     color: str
     marker: str
     scale: float = 1.0  # what makes markers of one nominal size look equally large
 
 
-LOOKS = {
-    "dense": Look("Dense", "#4b5158", "*", 1.4),
-    "half": Look("Dense, half budget", "#4b5158", "*"),
-    "svite": Look("SViTE", BLUE, "o", 1.05),
-    "set": Look("SET", ORANGE, "s"),
-    "gmp": Look("GMP", GREEN, "^", 1.2),
-    "omp": Look("OMP", RED, "D", 0.85),
-    "taylor": Look("Taylor", PINK, "v", 1.2),
-    "rigl": Look("RigL", SKY, "P"),
-    "snip": Look("SNIP", BROWN, "X"),
-    "srigl": Look("SRigL", ROSE, "p"),
-    "nm": Look("N of 4", GREY, "h"),
-    "nm8": Look("N of 8", "#3d6b4f", r"$\otimes$", 1.3),
-    "block": Look("Blocks of 16", "#a2563f", r"$\boxplus$", 1.3),
-    "s2vite": Look("S2ViTE", "#001c7f", "H", 1.1),
-    "group": Look("Group sparsity", "#8c0800", "<", 1.15),
-    "layer": Look("Layer sparsity", "#b8850a", "8"),
-    "l1": Look("L1 penalty", "#592f0d", r"$\odot$", 1.3),
-    "vtp": Look("VTP", "#006374", ">", 1.15),
-    "sviteplus": Look("SViTE+", "#7b3aa0", "d", 1.15),
+LOOKS = {  # of the first setting of each method
+    "dense": Look("#4b5158", "*", 1.4),
+    "svite": Look(BLUE, "o", 1.05),
+    "set": Look(ORANGE, "s"),
+    "gmp": Look(GREEN, "^", 1.2),
+    "omp": Look(RED, "D", 0.85),
+    "taylor": Look(PINK, "v", 1.2),
+    "rigl": Look(SKY, "P"),
+    "snip": Look(BROWN, "X"),
+    "srigl": Look(ROSE, "p"),
+    "nm": Look(GREY, "h"),
+    "nm8": Look("#3d6b4f", r"$\otimes$", 1.3),
+    "block": Look("#a2563f", r"$\boxplus$", 1.3),
+    "s2vite": Look("#001c7f", "H", 1.1),
+    "group": Look("#8c0800", "<", 1.15),
+    "layer": Look("#b8850a", "8"),
+    "l1": Look("#592f0d", r"$\odot$", 1.3),
+    "vtp": Look("#006374", ">", 1.15),
+    "sviteplus": Look("#7b3aa0", "d", 1.15),
 }
 
 
-def look(method: str) -> Look:
-    """The look of a method; one that is not known by name still always gets the same."""
-    if method in LOOKS:
-        return LOOKS[method]
-    mark = crc32(method.encode())
-    return Look(method, (YELLOW, BROWN, SKY, ROSE, GREY)[mark % 5], "<>8HdP"[mark % 6])
+def looks(study: Study) -> dict[str, Look]:
+    """The look of each setting, by label: its method's own or, if an earlier setting has that, one that nobody has."""
+    methods, own = {setting.method for setting in study.settings}, dict(LOOKS)
+    spare = chain((each for method, each in LOOKS.items() if method not in methods), map(_numbered, count(1)))
+    return {setting.label: own.pop(setting.method, None) or next(spare) for setting in study.settings}
+
+
+def _numbered(number: int) -> Look:
+    """A look for when all others are taken: a number as a marker, hues as far apart as may be."""
+    return Look(to_hex(hsv_to_rgb((0.618 * number % 1, 0.85, 0.6))), f"${number}$", 1.3)
 
 
 def percent(sparsity: float) -> str:
@@ -136,11 +140,11 @@ def canvas(width: float, height: float, title: str, subtitle: str) -> Figure:
     return fig
 
 
-def key(fig: Figure, ax: Axes) -> None:
-    """One legend under all panels, of what `ax` holds."""
-    handles, labels = ax.get_legend_handles_labels()
+def key(fig: Figure, axes: Iterable[Axes]) -> None:
+    """One legend under all panels, of what any of these holds."""
+    named = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), columnspacing=1.3,
+        named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), 7), columnspacing=1.3,
         handlelength=1.6, handletextpad=0.5,
     )  # fmt: skip
 
@@ -151,10 +155,9 @@ def sizes(shares: Iterable[float]) -> dict[float, float]:
     return dict(zip(ordered, np.linspace(10.0, 4.5, len(ordered)), strict=True))
 
 
-def legend_beside(ax: Axes, methods: Iterable[str], marks: Mapping[str, float], title: str) -> None:
-    """Beside the panels: methods by colour and marker, and what a marker's size means."""
-    looks = [look(method) for method in methods]
-    named = [ax.plot([], [], m.marker, color=m.color, ms=6 * m.scale, label=m.label)[0] for m in looks]
+def legend_beside(ax: Axes, looks: Mapping[str, Look], marks: Mapping[str, float], title: str) -> None:
+    """Beside the panels: settings by colour and marker, and what a marker's size means."""
+    named = [ax.plot([], [], m.marker, color=m.color, ms=6 * m.scale, label=label)[0] for label, m in looks.items()]
     dots = [ax.plot([], [], "o", color=MUTED, ms=size, label=label)[0] for label, size in marks.items()]
     for handles, heading, edge in ((named, "Method", "upper"), (dots, title, "lower")):
         ax.figure.legend(

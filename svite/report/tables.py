@@ -1,4 +1,4 @@
-"""The results table, one row a method and sparsity: as numbers, for HTML, the report, the README.
+"""The results table, one row a setting and sparsity: as numbers, for HTML, the report, the README.
 
 What a reader sees is formatted in one place, so that all of them say the same.
 """
@@ -13,25 +13,24 @@ import pandas as pd
 from svite.report import costs, gains, measured, speed
 from svite.report.findings import findings
 from svite.report.results import Results
-from svite.report.style import look, sparsity_of
-from svite.report.text import command, difference, fill, spread
+from svite.report.style import sparsity_of
+from svite.report.text import command, difference, fill, seeds, spread
 
 COLUMNS = {
-    "method": "Method", "sparsity": "Sparsity", "nonzero": "Non-zero parameters",
+    "label": "Method", "sparsity": "Sparsity", "nonzero": "Non-zero parameters",
     "top1": "Top-1 (%)", "top5": "Top-5 (%)", "cost": "Training cost",
 }  # fmt: skip
 MARKS = ("<!-- results -->", "<!-- /results -->")
 NOTE = (
-    "Test accuracy after the last epoch, mean ± standard deviation over {seeds} seeds; the "
-    "highest mean at a sparsity in bold. Training cost: operations relative to the dense run, dense pre-training "
-    "included."
+    "Test accuracy after the last epoch, mean{spread} over {seeds}; the highest mean at a sparsity in bold. "
+    "Training cost: operations relative to the dense run, dense pre-training included."
 )
 
 
 def table(results: Results) -> pd.DataFrame:
-    """One row a method and sparsity: means over seeds, and standard deviations where there are."""
-    runs = results.runs.assign(order=results.runs["method"].map(_ranks(results)))
-    groups = runs.groupby(["density", "order", "method"])
+    """One row a setting and sparsity: means over seeds, and standard deviations where there are."""
+    runs = results.runs.assign(order=results.runs["label"].map(_ranks(results)))
+    groups = runs.groupby(["density", "order", "label", "method"])
     frame = groups.agg(
         seeds=("seed", "size"), nonzero=("nonzero", "mean"), parameters=("parameters", "mean"),
         top1=("top1", "mean"), top1_std=("top1", "std"), top5=("top5", "mean"),
@@ -40,45 +39,45 @@ def table(results: Results) -> pd.DataFrame:
     frame = frame.reset_index().sort_values(["density", "order"], ascending=[False, True])
     frame.insert(1, "sparsity", (1 - frame["density"]).round(6))
     whole = {"nonzero": "int64", "parameters": "int64"}
-    order = ["method", "sparsity", *frame.columns.drop(["method", "sparsity", "order"])]
+    order = ["label", "method", "sparsity", *frame.columns.drop(["label", "method", "sparsity", "order"])]
     return frame.round({"nonzero": 0, "parameters": 0}).astype(whole)[order].reset_index(drop=True)
 
 
 def _ranks(results: Results) -> dict[str, int]:
-    return {method: rank for rank, method in enumerate(["dense", *results.methods])}
+    return {label: rank for rank, label in enumerate([results.study.baseline, *results.labels])}
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
     """The table as people read it: text in each cell, and what HTML and the report mark it with."""
     frame = table(results)
     best = frame.groupby("density")["top1"].transform("max")
-    groups = results.runs.groupby(["method", "density"])
+    groups = results.runs.groupby(["label", "density"])
     return [
         {
-            "method": look(row.method).label,
-            "color": look(row.method).color,
+            "label": row.label,
+            "color": results.looks[row.label].color,
             "sparsity": sparsity_of(row.density),
             "nonzero": f"{row.nonzero:,}",
             "top1": spread(row.top1, row.top1_std),
             "top5": spread(row.top5, row.top5_std),
             "cost": f"{row.cost:.2f}×",
-            "best": bool(row.method != "dense" and abs(row.top1 - top) < 1e-9),
-            "command": command(groups.get_group((row.method, row.density))),
+            "best": bool(row.label != results.study.baseline and abs(row.top1 - top) < 1e-9),
+            "command": command(groups.get_group((row.label, row.density))),
         }
         for row, top in zip(frame.itertuples(), best, strict=True)
     ]
 
 
 def paired_rows(results: Results, against: str) -> list[dict[str, Any]]:
-    """Each method's differences from another, one cell a sparsity."""
+    """Each setting's differences from another, one cell a sparsity; none of what was not compared."""
     return [
         {
-            "method": look(method).label,
-            "color": look(method).color,
-            "cells": [difference(results.gap(method, against, density)) for density in results.densities],
+            "label": label,
+            "color": results.looks[label].color,
+            "cells": [difference(results.gap(label, against, density)) for density in results.densities],
         }
-        for method in results.methods
-        if method != against
+        for label in results.labels
+        if ((results.paired["label"] == label) & (results.paired["against"] == against)).any()
     ]
 
 
@@ -88,10 +87,11 @@ def save(results: Results, folder: str | Path = "reports/tables") -> pd.DataFram
     folder.mkdir(parents=True, exist_ok=True)
     frame.round(6).to_csv(folder / "results.csv", index=False, lineterminator="\n")
     (folder / "results.html").write_text(html(results), encoding="utf-8")
-    paired = {against: paired_rows(results, against) for against in ("dense", "svite")}
+    rivals = [label for label in (results.study.reference, results.study.baseline) if label]
+    paired = [{"against": against, "rows": paired_rows(results, against)} for against in rivals]
     for name, value in (
         ("results", {"rows": rows(results), "note": _note(results)}),
-        ("paired", paired | {"sparsities": [sparsity_of(d) for d in results.densities]}),
+        ("paired", {"tables": paired, "sparsities": [sparsity_of(d) for d in results.densities]}),
         ("findings", findings(results)),
         ("structure", gains.findings(results)),
         ("costs", {"rows": costs.rows(results) if len(results.structured) else [], "note": costs.note(results)}),
@@ -108,7 +108,8 @@ def save(results: Results, folder: str | Path = "reports/tables") -> pd.DataFram
 
 
 def _note(results: Results) -> str:
-    return NOTE.format(seeds=results.runs["seed"].nunique())
+    several = results.runs.groupby(["label", "density"]).size().max() > 1
+    return NOTE.format(seeds=seeds(results.runs), spread=" ± standard deviation" * int(several))
 
 
 def html(results: Results) -> str:
@@ -119,7 +120,7 @@ def html(results: Results) -> str:
         start = " class=first" if row["sparsity"] != before else ""
         before = row["sparsity"]
         dot = f'<i style="background:{row["color"]}"></i>'
-        cells = [f"<td>{dot}{escape(row['method'])}</td>", *(_cell(row, n) for n in [*COLUMNS][1:])]
+        cells = [f"<td>{dot}{escape(row['label'])}</td>", *(_cell(row, n) for n in [*COLUMNS][1:])]
         body.append(f"<tr{start}>{''.join(cells)}</tr>")
     return PAGE.format(heads=heads, body="\n".join(body), note=escape(_note(results)))
 

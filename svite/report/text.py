@@ -1,6 +1,7 @@
 """Numbers and lists as people read them, the same in every table and sentence."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,51 @@ def span(low: float, high: float, digits: int = 2) -> str:
     return first if first == last else f"{first} to {last}"
 
 
+def counted(number: int, word: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def seeds(runs: pd.DataFrame) -> str:
+    """With how many seeds each setting was run, at each of its densities: '3 seeds', '1 to 3 seeds'."""
+    counts = runs.groupby(["label", "density"]).size()
+    fewest, most = int(counts.min()), int(counts.max())
+    return counted(most, "seed") if fewest == most else f"{fewest} to {counted(most, 'seed')}"
+
+
+def mean(runs: pd.DataFrame) -> str:
+    """What a point or line of a figure is, for its subtitle."""
+    several = runs.groupby(["label", "density"]).size().max() > 1
+    return f"Mean over {seeds(runs)}" if several else "One seed each"
+
+
+def means(runs: pd.DataFrame) -> str:
+    """What points, lines and intervals of a figure are, for its subtitle."""
+    told = mean(runs)
+    if "over" not in told:
+        return f"{told}."
+    return f"{told} with the 95 % t interval of that mean; dots are single seeds."
+
+
 def command(runs: pd.DataFrame) -> str:
     """What trains the runs of a row: one stage a seed."""
-    first, seeds = runs.iloc[0], ",".join(map(str, runs["seed"]))
-    stem = first["target"].removesuffix(str(first["seed"]))
-    return f"dvc repro {stem}{{{seeds}}}" if len(runs) > 1 else f"dvc repro {first['target']}"
+    targets, numbers = list(map(shlex.quote, runs["target"])), list(map(str, runs["seed"]))
+    return f"dvc repro {_braced(targets, numbers) or ' '.join(targets)}"
+
+
+def _braced(targets: Sequence[str], numbers: Sequence[str]) -> str:
+    """Targets that differ in their seeds alone as one word for the shell; nothing where that can't be.
+
+    >>> _braced(["train@a-0.3-0-b", "train@a-0.3-1-b"], ["0", "1"])
+    'train@a-0.3-{0,1}-b'
+    """
+    first = targets[0]
+    for found in re.finditer(numbers[0], first):
+        start, end = first[: found.start()], first[found.end() :]
+        each = [start + number + end for number in numbers]
+        if len(targets) > 1 and "'" not in first and each == targets:
+            return f"{start}{{{','.join(numbers)}}}{end}"
+    return ""
 
 
 def fill(path: str | Path, marks: tuple[str, str], text: str) -> str:

@@ -1,4 +1,4 @@
-"""Figure of a moving topology: how much is replaced at each update, how much was ever alive."""
+"""Figure of a moving topology: how much is replaced at each update, how much was ever active."""
 
 import pandas as pd
 import seaborn as sns
@@ -7,35 +7,44 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from svite.report.results import Results
-from svite.report.style import canvas, drawn, key, look, sparsity_of
+from svite.report.style import canvas, drawn, key, sparsity_of
+from svite.report.text import mean
 
 
 @drawn
 def topology(results: Results) -> Figure:
-    """Churn and ITOP rate over training, one column a method whose topology moves."""
-    updates = _progress(results)
-    methods = [m for m in results.methods if updates.loc[updates["method"] == m, "born"].any()]
+    """Churn and ITOP rate over training, one column a setting whose topology moves."""
+    updates, labels = _progress(results), moving(results)
     fig = canvas(
         7.2, 4.25, "How the topology moves",
-        "Churn: the weights born at an update, as a share of those alive. ITOP rate: the prunable "
-        "weights\nthat have been alive at least once so far. Mean over seeds, one line a sparsity.",
+        "Churn: the weights grown at an update, as a share of the active ones. ITOP rate: the prunable "
+        "weights\nthat have been active at least once so far. " + mean(results.runs) + ", one line a sparsity.",
     )  # fmt: skip
-    axes = fig.subplots(2, max(1, len(methods)), sharex=True, sharey="row", squeeze=False)
-    for (above, below), method in zip(axes.T, methods, strict=False):
-        _lines(above, updates[updates["method"] == method], "churn", results.densities)
-        _lines(below, updates[updates["method"] == method], "itop", results.densities)
-        above.set_title(look(method).label)
+    axes = fig.subplots(2, len(labels), sharex=True, sharey="row", squeeze=False)
+    for (above, below), label in zip(axes.T, labels, strict=True):
+        _lines(above, updates[updates["label"] == label], "churn", results.densities)
+        _lines(below, updates[updates["label"] == label], "itop", results.densities)
+        above.set_title(label)
         below.set_xlabel("Training steps done (%)")
-    axes[0, 0].set_ylabel("Churn (born / alive)")
-    axes[1, 0].set_ylabel("ITOP rate (ever alive)")
-    key(fig, axes[0, 0])
+    axes[0, 0].set_ylabel("Churn (grown / active)")
+    axes[1, 0].set_ylabel("ITOP rate (ever active)")
+    key(fig, axes[0])
     return fig
+
+
+def moving(results: Results) -> list[str]:
+    """The settings that grow weights at some update."""
+    if not results.labels:
+        return []
+    grown = results.updates.groupby("label")["born"].sum()
+    return [label for label in results.labels if grown.get(label, 0) > 0]
 
 
 def _lines(ax: Axes, updates: pd.DataFrame, value: str, densities: list[float]) -> None:
     for density, color in zip(densities, sns.color_palette("flare", len(densities)), strict=True):
-        mean = updates[updates["target_density"] == density].groupby("progress")[value].mean()
-        ax.plot(mean, color=color, lw=1.7, label=f"{sparsity_of(density)} sparsity")
+        line = updates[updates["target_density"] == density].groupby("progress")[value].mean()
+        if len(line):
+            ax.plot(line, color=color, lw=1.7, label=f"{sparsity_of(density)} sparsity")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.set(xlim=(0, 100), ylim=(0, None))
 

@@ -61,6 +61,10 @@ def _indices(value: object) -> bool:
     return all(map(_whole, value)) if _several(value) else _whole(value)
 
 
+def _places(value: object) -> bool:
+    return callable(value) or _indices(value)
+
+
 def _patterns(value: object) -> bool:
     return value is None or (_several(value) and all(isinstance(pattern, str) for pattern in value))
 
@@ -77,8 +81,10 @@ _MUST: dict[str, tuple[Callable[[object], bool], str]] = {
     "strength": (lambda value: _number(value, 0), "be a number, and not below 0"),
     "seed": (_whole, "be a whole number"),
     "paper": (lambda value: isinstance(value, bool), "be True or False"),
-    "at": (_indices, "be the number of a block, or several, (3, 6, 9) say"),
+    "at": (_places, "be the number of a block, or several, (3, 6, 9) say, or a function from the depth to these"),
     "layers": (_patterns, "be a list of name patterns, ['blocks.*.mlp.*'] say"),
     "cut": (callable, "be a function from a model to its units, svite.heads say"),
+    "schedule": (callable, "be a function of a fraction and its last step, svite.sparsity.schedule.cosine say"),
+    "ramp": (callable, "be a function of two values and two steps, svite.sparsity.schedule.cubic say"),
     "pool": (callable, "be a function from units and a density to pools, svite.with_branches say"),
 }

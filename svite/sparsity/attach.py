@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from svite.sparsity.mask import apply_mask
-from svite.sparsity.optimizers import unwrapped
+from svite.sparsity.optimizers import innermost
 
 if TYPE_CHECKING:
     from svite.sparsity.sparsifier import Sparsifier
@@ -33,7 +33,7 @@ class Attachment:
     def __init__(self, sparsifier: "Sparsifier", optimizers: Sequence[Optimizer]) -> None:
         self.sparsifier = sparsifier
         sparsifier.watch(*optimizers)
-        self.optimizers = tuple(dict.fromkeys(unwrapped(optimizer) for optimizer in optimizers))
+        self.optimizers = tuple(dict.fromkeys(innermost(optimizer) for optimizer in optimizers))
         self.is_open = False  # whether a step has begun that is not counted yet
         self._fresh = False  # whether there are gradients that no step has taken yet
         self._members: set[Optimizer] = set()  # those that took part in the last step so far

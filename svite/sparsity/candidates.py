@@ -7,7 +7,7 @@ computes what it did; but their gradient now says what this neuron could do. Tho
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 from weakref import ref
 
 import torch
@@ -17,8 +17,16 @@ from svite.sparsity.cut import Unit
 from svite.sparsity.scoring import seeded
 from svite.sparsity.sharded import full_tensor, local_shard, shard_like
 
-if TYPE_CHECKING:
-    from svite.sparsity.sparsifier import Sparsifier
+
+@runtime_checkable
+class Reinitialising(Protocol):
+    """Who says when candidates are re-initialised: a sparsifier."""
+
+    weights: Mapping[str, Tensor]
+    reinitialises: bool
+
+    def reinitialise_candidates(self, model: nn.Module) -> None:
+        """Before a forward pass of the model that trains."""
 
 
 @torch.no_grad()
@@ -27,8 +35,8 @@ def reinitialise(
 ) -> None:
     """Fill dead incoming matrices with normal numbers, as long as the living of the same parameter on average.
 
-    Where none lives, each output gets numbers of length 1 in all. What is drawn is a function of (living weights, seed,
-    step of the update, parameter). Dead biases stay zero.
+    Where none is active, each output gets numbers of length 1 in all. What is drawn is a function of (active weights,
+    seed, step of the update, parameter). Dead biases stay zero.
     """
     incoming = [part.name for unit in units for part in unit.parts if not part.outgoing]
     for name in incoming:
@@ -48,16 +56,16 @@ class BeforeForward:
     A copy of the model, an EMA say, takes no part in its training, unless the sparsifier was copied with it.
     """
 
-    def __init__(self, sparsifier: "Sparsifier | None" = None) -> None:
+    def __init__(self, sparsifier: Reinitialising | None = None) -> None:
         self.sparsifier = sparsifier
 
     @property
-    def sparsifier(self) -> "Sparsifier | None":
+    def sparsifier(self) -> Reinitialising | None:
         """Who is asked, as long as anybody else holds it."""
         return self._asked()
 
     @sparsifier.setter
-    def sparsifier(self, sparsifier: "Sparsifier | None") -> None:
+    def sparsifier(self, sparsifier: Reinitialising | None) -> None:
         self._asked = ref(sparsifier) if sparsifier else lambda: None
 
     @torch.compiler.disable  # it draws numbers, which a compiler can't follow; the model's own code is compiled

@@ -1,4 +1,4 @@
-"""Granularity: how weights are cut into members that live or die together.
+"""Granularity: how weights are cut into members that are kept or pruned together.
 
 A cut is an einops pattern from a two-dimensional weight to (arena, member, element): members compete inside an
 arena, the elements of a member share one fate. Convolution weights are seen as (out, in * height * width), biases as
@@ -63,7 +63,7 @@ class Cut:
 
 
 def element() -> Cut:
-    """Every weight lives or dies by itself; all weights of a layer compete."""
+    """Every weight is kept or pruned by itself; all weights of a layer compete."""
     return Cut("o i -> 1 (o i) 1")
 
 
@@ -78,7 +78,7 @@ def fan_in() -> Cut:
 
 
 def block(height: int, width: int) -> Cut:
-    """Tiles of `height` outputs by `width` inputs live or die as one."""
+    """Tiles of `height` outputs by `width` inputs are kept or pruned as one."""
     return Cut("(o p) (i q) -> 1 (o i) (p q)", {"p": height, "q": width})
 
 

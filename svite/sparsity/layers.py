@@ -70,7 +70,7 @@ def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
 
 
 def elements(model: nn.Module, layers: Sequence[str] | None = None) -> list[Unit]:
-    """One unit a weight matrix, each of whose entries lives or dies by itself."""
+    """One unit a weight matrix, each of whose entries is kept or pruned by itself."""
     return units(model, layers)
 
 

@@ -1,4 +1,4 @@
-"""Who lives among a model's weights, and ever lived: units and their members, masks, and following where weights go."""
+"""Which of a model's weights are active, and ever were: units, members, masks, and following where weights go."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

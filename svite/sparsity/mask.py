@@ -103,7 +103,7 @@ def unpack(bits: UInt8[Tensor, " bytes"], shape: tuple[int, ...]) -> Bool[Tensor
 
 
 class Packed(Mapping[str, Tensor]):
-    """Who lives of each unit, at one bit a member; a unit is unpacked when it is asked for."""
+    """Which members of each unit are active, at one bit a member; a unit is unpacked when it is asked for."""
 
     def __init__(self, alive: Mapping[str, Bool[Tensor, "_arena _member"]]) -> None:
         self._held = {name: (pack(members), tuple(members.shape), members.device) for name, members in alive.items()}

@@ -35,7 +35,7 @@ ELEMENTWISE = frozenset(
 FACTORED = frozenset({"Adafactor", "AdafactorBigVision"})
 
 
-def unwrapped(optimizer: Optimizer) -> Optimizer:
+def innermost(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside Accelerate's wrapper.
 
     Raises ValueError for one of DeepSpeed's, which trains flattened copies of the weights.
@@ -49,7 +49,7 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
 
 def trained_by(optimizer: Optimizer) -> list[Tensor]:
     """The parameters of an optimizer."""
-    return [parameter for group in unwrapped(optimizer).param_groups for parameter in group["params"]]
+    return [parameter for group in innermost(optimizer).param_groups for parameter in group["params"]]
 
 
 def mixes_entries(optimizer: Optimizer) -> bool:
@@ -57,14 +57,14 @@ def mixes_entries(optimizer: Optimizer) -> bool:
 
     Raises ValueError, by name, for an optimizer of which this is not known.
     """
-    name = type(unwrapped(optimizer)).__name__
+    name = type(innermost(optimizer)).__name__
     if name not in MIXING | ELEMENTWISE:
         known = ", ".join(sorted(MIXING | ELEMENTWISE))
         raise ValueError(f"{name} is not known to keep dead weights dead; use one of {known}.")
     return name in MIXING
 
 
-def checked(optimizer: Optimizer) -> Optimizer:
+def supported(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside Accelerate's wrapper, if masks can work with it.
 
     Raises ValueError, by name, for one of which this is not known, for DeepSpeed's, and for timm's cautious ones, which
@@ -73,7 +73,7 @@ def checked(optimizer: Optimizer) -> Optimizer:
     if isinstance(optimizer, Sequence):
         raise ValueError("Optimizers of one step are given one by one, (a, b) say, and not as a list.")
     mixes_entries(optimizer)
-    inner = unwrapped(optimizer)
+    inner = innermost(optimizer)
     if any(group.get("caution") for group in inner.param_groups):
         raise ValueError(
             f"{type(inner).__name__} with caution=True divides steps by the share of entries that agree, and counts "
@@ -95,12 +95,12 @@ def tell_of_factored(optimizer: Optimizer) -> None:
 
 def skipped(optimizer: Optimizer) -> bool:
     """Whether a gradient scaler made a fused optimizer's step do nothing; others it does not call at all."""
-    return bool(getattr(unwrapped(optimizer), "found_inf", None) or 0)
+    return bool(getattr(innermost(optimizer), "found_inf", None) or 0)
 
 
 def state_of(parameter: Tensor, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
     """What the optimizer that trains a parameter knows of it."""
-    return next((o.state[parameter] for o in map(unwrapped, optimizers) if parameter in o.state), {})
+    return next((o.state[parameter] for o in map(innermost, optimizers) if parameter in o.state), {})
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def refuse_untrained(weights: Mapping[str, Tensor], optimizers: Sequence[Optimiz
     missing = [name for name, weight in weights.items() if weight.requires_grad and id(weight) not in trained]
     if missing:
         raise ValueError(
-            f"The optimizer does not train {listed(missing)}, which the sparsifier prunes; build it after the "
+            f"The optimizer does not train {enumerated(missing)}, which the sparsifier prunes; build it after the "
             "sparsifier with all of the model's parameters, pass the optimizers of a step together, or freeze what is "
             "to rest (`requires_grad_(False)`)."
         )
@@ -44,7 +44,7 @@ def refuse_shared(weights: Mapping[str, Tensor], others: Iterable[Mapping[str, T
     shared = [name for name, weight in weights.items() if id(weight) in masked]
     if shared:
         raise ValueError(
-            f"{listed(shared)} is masked by another sparsifier in the same step; `drop` it there, or end that one "
+            f"{enumerated(shared)} is masked by another sparsifier in the same step; `drop` it there, or end that one "
             "(`attachment.remove()`, `after_step()`)."
         )
 
@@ -62,15 +62,15 @@ def _of_replaced(replaced: list[str], weights: Mapping[str, Tensor], present: Ma
     if is_sharded(present.values()) and not is_sharded(weights.values()):
         return f"`fully_shard` has replaced {replaced[0]}; build the sparsifier after it."
     return (
-        f"The model's {listed(replaced)} is not what the sparsifier masks (`reset_classifier`, a copy or "
+        f"The model's {enumerated(replaced)} is not what the sparsifier masks (`reset_classifier`, a copy or "
         "`load_state_dict(assign=True)` put another in its place); call `sparsifier.rebind(model)`."
     )
 
 
-def listed(names: Collection[str]) -> str:
+def enumerated(names: Collection[str]) -> str:
     """The first of some names, and how many more there are.
 
-    >>> listed(["head.weight", "fc.weight", "stem.weight"])
+    >>> enumerated(["head.weight", "fc.weight", "stem.weight"])
     'head.weight (and 2 more)'
     """
     first, *others = names

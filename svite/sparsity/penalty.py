@@ -18,10 +18,10 @@ from svite.sparsity.score import Score, magnitude
 
 @dataclass(frozen=True)
 class Penalty:
-    """Shorten every member a little at each step; who is at zero at an update is dead, and `last` cuts to the density.
+    """Shorten every member a little at each step; an update prunes what is at zero, and `last` cuts to the density.
 
     The step is the proximal one of the group lasso, sqrt(size) times the member's length (arXiv 1608.03665, equation
-    3), which is that of l1 where members are single weights. Until `last` nobody dies beyond the pool's density.
+    3), which is that of l1 where members are single weights. Until `last` nothing is pruned beyond the pool's density.
     """
 
     strength: Schedule
@@ -62,7 +62,7 @@ def penalties(
 ) -> tuple[list[Penalty], Trigger]:
     """The rule of each pool, and the steps of its updates: all are pulled alike until `until * steps`, and then cut.
 
-    A pool that loses nobody is not pulled either.
+    A pool that loses no member is not pulled either.
 
     Raises ValueError for a strength that is no number of 0 or more, and for a cut that would never come.
     """

@@ -12,7 +12,7 @@ from svite.sparsity.mask import count
 
 @dataclass(frozen=True)
 class Pool:
-    """Units that compete together, and the fraction of their members that lives in the end.
+    """Units that compete together, and the fraction of their members that is active in the end.
 
     A unit may lose its last member only where `may_empty` says so.
     """

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from svite.sparsity.optimizers import unwrapped
+from svite.sparsity.optimizers import innermost
 from svite.sparsity.ownership import frozen
 from svite.sparsity.pool import Pool
 from svite.sparsity.sharded import full_tensor, local_shard, shard_like
@@ -22,13 +22,13 @@ class Proximal(Protocol):
         self, norms: Float[Tensor, "arena member"], size: float, step_size: float, step: int
     ) -> Float[Tensor, "arena member"] | None:
         """What each member is multiplied by, in [0, 1], given its Euclidean length, its number of weights and the
-        learning rate; None where this step pulls nobody."""
+        learning rate; None where this step pulls nothing."""
 
 
 @torch.no_grad()
 def pull(pool: Pool, rule: Proximal, weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer], step: int) -> None:
     """Multiply every member of a pool by its factor; those of a unit that is frozen stay as they are."""
-    groups = [group for optimizer in optimizers for group in unwrapped(optimizer).param_groups]
+    groups = [group for optimizer in optimizers for group in innermost(optimizer).param_groups]
     rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
     for unit in pool.units:
         if frozen([unit], weights):

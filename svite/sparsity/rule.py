@@ -48,7 +48,7 @@ def exact_start(random: Scores, pool: Pool) -> Alive:
 
 
 def bernoulli_start(random: Scores, pool: Pool) -> Alive:
-    """Each member lives with the pool's probability: right in expectation only, as the reference code draws it."""
+    """Each member is active with the pool's probability: right in expectation only, as the reference code draws it."""
     return random < pool.density
 
 

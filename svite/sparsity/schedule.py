@@ -7,14 +7,16 @@ from collections.abc import Callable
 from svite.sparsity.arguments import check
 
 Schedule = Callable[[int], float]
+Falling = Callable[[float, int], Schedule]  # from a value at step 0, and the step at which it is to have ended
+Ramp = Callable[[float, float, int, int], Schedule]  # from a value to another, to a step and from a step
 Trigger = Callable[[int], bool]
 
 
-def constant(value: float) -> Schedule:
-    """The same value at every step.
+def constant(value: float, end: int | None = None) -> Schedule:
+    """The same value at every step; of those that fall to an `end`, the one that does not.
 
-    >>> constant(0.3)(17)
-    0.3
+    >>> constant(0.3)(17), constant(0.3, 10)(17)
+    (0.3, 0.3)
     """
     return lambda step: value
 
@@ -32,6 +34,15 @@ def linear(start: float, stop: float, end: int, begin: int = 0) -> Schedule:
     0.5
     """
     return lambda step: start + (stop - start) * _progress(step, begin, end)
+
+
+def straight(start: float, end: int) -> Schedule:
+    """From `start` at step 0 in a straight line to zero at step `end`.
+
+    >>> straight(0.5, end=80)(20)
+    0.375
+    """
+    return linear(start, 0.0, end)
 
 
 def cosine(start: float, end: int, stop: float = 0.0) -> Schedule:

@@ -29,7 +29,7 @@ def _single(values: Tensor | None) -> Tensor | None:
     return values.float() if values is not None and values.dtype.itemsize < 4 else values
 
 
-class Scorer:
+class Scoring:
     """Evaluates scores of units, and keeps running sums of those that are averaged over batches.
 
     Where weights are sharded, every rank has to call alike: a score is made of shards and gathered, and sums are dealt

@@ -15,20 +15,20 @@ from svite.sparsity import candidates, mask, topology
 from svite.sparsity.attach import Attachment, attached_to, owners, tell_of_loaded
 from svite.sparsity.living import Living, Rebound
 from svite.sparsity.optimizers import (
-    checked,
     mixes_entries,
     reset_optimizer_state,
     skipped,
+    supported,
     tell_of_factored,
     trained_by,
 )
-from svite.sparsity.ownership import frozen, listed, refuse_replaced, refuse_shared, refuse_untrained
+from svite.sparsity.ownership import enumerated, frozen, refuse_replaced, refuse_shared, refuse_untrained
 from svite.sparsity.pool import Pool
 from svite.sparsity.proximal import Proximal, pull
 from svite.sparsity.rule import DropGrow, Rule
 from svite.sparsity.schedule import Trigger
 from svite.sparsity.score import NEEDS_GRADIENT
-from svite.sparsity.scoring import Scorer
+from svite.sparsity.scoring import Scoring
 from svite.sparsity.sharded import at_rest, local_shard
 from svite.sparsity.state import plan, refuse_other
 
@@ -47,7 +47,8 @@ class Sparsifier(Living):
     (`copy.deepcopy`), it goes on as the original does.
 
     Build it after `fully_shard` (FSDP2): masks are then DTensors sharded as their weights are, and beside them every
-    rank holds who lives at one bit a member. An update gathers scores, one weight at a time; no mask is ever sent.
+    rank holds which members are active, at one bit each. An update gathers scores, one weight at a time; no mask is
+    ever sent.
 
     Args:
         model: changed in place, now and at each update.
@@ -83,10 +84,10 @@ class Sparsifier(Living):
         self._resting: frozenset[str] = frozenset()
         self.followers: list[candidates.BeforeForward] = []  # hooks of the model that ask this sparsifier
         self.reinitialises, self._reinitialised = True, ()  # whether at all, and the versions that this left
-        self.scorer = Scorer(self, seed)
-        start = topology.first(self.contests, self.scorer)
+        self.scoring = Scoring(self, seed)
+        start = topology.first(self.contests, self.scoring)
         if when(0):
-            start = topology.selected(self.contests, self.scorer, start, 0)
+            start = topology.selected(self.contests, self.scoring, start, 0)
         topology.refuse_empty(self.contests, start)
         self.begin(start)
         candidates.disable_earlier(model, self.weights)
@@ -184,16 +185,16 @@ class Sparsifier(Living):
 
     def prepare(self, optimizers: Sequence[Optimizer]) -> None:
         """What `before_step` does, for hooks."""
-        # Where nobody stepped for a while, candidates are re-initialised from the next step on.
+        # Where no step was taken for a while, candidates are re-initialised from the next step on.
         can_grow = self.reinitialises or not self.candidates
         self.watch(*optimizers)
         tell_of_loaded(self._watched, self._restored)
         self._stepped = False
-        scored = self._is_scoring_step and self.scorer.gradients_are_finite()
+        scored = self._is_scoring_step and self.scoring.gradients_are_finite()
         if scored:
             self._let_rest()
             if self.batches > 1:
-                self.scorer.gather({score for rule in self.rules for score in rule.scores}, self.step, self._resting)
+                self.scoring.gather({score for rule in self.rules for score in rule.scores}, self.step, self._resting)
         if self.update_due:
             self._pending = True  # until it is done
             if scored and can_grow:
@@ -251,7 +252,7 @@ class Sparsifier(Living):
 
         Raises ValueError as `before_step` does, but for gradients.
         """
-        inner = [checked(optimizer) for optimizer in optimizers]
+        inner = [supported(optimizer) for optimizer in optimizers]
         refuse_replaced(self.weights, self.model)
         refuse_untrained(self.weights, inner)
         # A step that began before this sparsifier was built was abandoned.
@@ -274,7 +275,7 @@ class Sparsifier(Living):
         """Learn which units are frozen, and say so where it is news."""
         resting = frozen(self.units.values(), self.weights)
         if news := sorted(resting - self._resting):
-            warnings.warn(f"{listed(news)} is frozen; its topology rests until it trains.", stacklevel=4)
+            warnings.warn(f"{enumerated(news)} is frozen; its topology rests until it trains.", stacklevel=4)
         self._resting = resting
 
     def attach(self, *optimizers: Optimizer) -> Attachment:
@@ -293,7 +294,7 @@ class Sparsifier(Living):
 
     def _update(self, optimizers: Sequence[Optimizer]) -> None:
         before = self.alive
-        after = topology.selected(self.contests, self.scorer, before, self.step, self._resting)
+        after = topology.selected(self.contests, self.scoring, before, self.step, self._resting)
         if not self.dense_moments:
             born = self.spread(((name, after[name] & ~before[name]) for name in after), self.weights)
             changed = self.spread(((name, after[name] ^ before[name]) for name in after), self.weights)
@@ -303,7 +304,7 @@ class Sparsifier(Living):
         self.hold(after)
         self.mask_weights()
         self._pending = False
-        self.scorer.forget()
+        self.scoring.forget()
 
     def rebind(self, model: nn.Module) -> Rebound:
         other = model is not self.model
@@ -316,7 +317,7 @@ class Sparsifier(Living):
     def _let_go(self, dropped: Collection[str]) -> None:
         self._refuse_attached()
         super()._let_go(dropped)
-        self.scorer.forget()
+        self.scoring.forget()
 
     # Going on later
 
@@ -334,7 +335,7 @@ class Sparsifier(Living):
             "plan": plan(self.contests),
             "alive": {name: mask.pack(alive) for name, alive in self.alive.items()},
             "history": self.history.state_dict(),
-            "scores": self.scorer.state_dict(),
+            "scores": self.scoring.state_dict(),
         }
 
     def refuse_other(self, state: Mapping[str, Any]) -> None:
@@ -357,6 +358,6 @@ class Sparsifier(Living):
             self.attachment.forget_step()
         self.step, self._pending = state["step"], state["pending"]
         self.history.load_state_dict(state["history"])
-        self.scorer.load_state_dict(state["scores"])
+        self.scoring.load_state_dict(state["scores"])
         alive = {name: mask.unpack(bits, tuple(self.alive[name].shape)) for name, bits in state["alive"].items()}
         self.hold({name: members.to(self.alive[name].device) for name, members in alive.items()})

@@ -1,32 +1,30 @@
 """Which members live: every pool by its rule, from scores, exactly."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from svite.sparsity.history import Topology
+from svite.sparsity.living import Contests
 from svite.sparsity.pool import Pool
-from svite.sparsity.rule import Rule
 from svite.sparsity.score import random
-from svite.sparsity.scoring import Scorer
-
-Topology = dict[str, Bool[Tensor, "_arena _member"]]
-Contests = Sequence[tuple[Pool, Rule]]
+from svite.sparsity.scoring import Scoring
 
 
-def first(contests: Contests, scorer: Scorer) -> Topology:
+def first(contests: Contests, scoring: Scoring) -> Topology:
     """Every rule's start, drawn at random where it is random."""
-    alive: Topology = {}
+    alive: dict[str, Tensor] = {}
     for pool, rule in contests:
-        drawn = torch.cat([scorer.now(random, unit.name, 0) for unit in pool.units], dim=1)
+        drawn = torch.cat([scoring.now(random, unit.name, 0) for unit in pool.units], dim=1)
         alive |= _split(pool, rule.start(drawn, pool))
     return alive
 
 
 def selected(
-    contests: Contests, scorer: Scorer, alive: Mapping[str, Tensor], step: int, resting: Collection[str] = ()
+    contests: Contests, scoring: Scoring, alive: Mapping[str, Tensor], step: int, resting: Collection[str] = ()
 ) -> Topology:
     """The topology from `step` on. While training goes on, every unit keeps at least one member.
 
@@ -34,15 +32,15 @@ def selected(
 
     Raises ValueError where weights are not finite, and where a score lacks the gradients that it looks at or is NaN.
     """
-    scorer.require_finite_weights()
-    scorer.require_gradients(tuple(dict.fromkeys(score for _, rule in contests for score in rule.scores)), resting)
-    chosen: Topology = {name: alive[name] for name in resting}
+    scoring.require_finite_weights()
+    scoring.require_gradients(tuple(dict.fromkeys(score for _, rule in contests for score in rule.scores)), resting)
+    chosen: dict[str, Tensor] = {name: alive[name] for name in resting}
     for whole, rule in contests:
         pool = replace(whole, units=tuple(unit for unit in whole.units if unit.name not in resting))
         if not pool.units:
             continue
         names = [unit.name for unit in pool.units]
-        scores = [torch.cat([scorer.averaged(score, name, step) for name in names], dim=1) for score in rule.scores]
+        scores = [torch.cat([scoring.averaged(score, name, step) for name in names], dim=1) for score in rule.scores]
         before = torch.cat([alive[name] for name in names], dim=1)
         if step and len(pool.units) > 1 and not pool.may_empty:
             scores[0] = _shielded(scores[0], before, pool)

@@ -4,10 +4,13 @@ import warnings
 from importlib import import_module
 from typing import Any
 
+_MOVED = {"Run": "run", "Training": "run", "Study": "study", "load": "study"}
+
 
 def __getattr__(name: str) -> Any:
-    """What `svite.study` was before it became `svite.params.study`."""
-    if name in ("Grid", "Pair", "Run", "Study", "Training", "load"):
-        warnings.warn(f"svite.study.{name} is svite.params.study.{name} now.", DeprecationWarning, stacklevel=2)
-        return getattr(import_module("svite.params.study"), name)
+    """What `svite.study` was before it became `svite.params.run` and `svite.params.study`."""
+    if name in _MOVED:
+        home = f"svite.params.{_MOVED[name]}"
+        warnings.warn(f"svite.study.{name} is {home}.{name} now.", DeprecationWarning, stacklevel=2)
+        return getattr(import_module(home), name)
     raise AttributeError(f"module 'svite.study' has no attribute '{name}'")

@@ -9,14 +9,14 @@ from pathlib import Path
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from svite.params.study import DENSE, HALF, Run
+from svite.params.run import DENSE, Run
 from svite.train.checkpoint import previous, remove_halves
 from svite.train.processes import everywhere
 
 
 def outputs(run: Run, folder: str | Path) -> dict[str, Path]:
     """What a run leaves below `folder`: its model, its metrics, and a table for each of its curves."""
-    tables = ("epochs",) if run.method in (DENSE, HALF) else ("epochs", "updates", "layers")
+    tables = ("epochs",) if run.method == DENSE else ("epochs", "updates", "layers")
     return {
         "model": Path(folder) / "models" / f"{run.key}.safetensors",
         "metrics": Path(folder) / "metrics" / "train" / f"{run.key}.json",
@@ -24,7 +24,7 @@ def outputs(run: Run, folder: str | Path) -> dict[str, Path]:
 
 
 @contextmanager
-def held(run: Run, folder: str | Path, checkpoint: str | Path, accelerator: Accelerator) -> Iterator[None]:
+def exclusive(run: Run, folder: str | Path, checkpoint: str | Path, accelerator: Accelerator) -> Iterator[None]:
     """Hold the files of a run for all its processes, the first of which writes them.
 
     The lock is the system's (flock), so it ends with the process, however that ends; a kill leaves an empty file behind

@@ -15,12 +15,12 @@ from svite.data.source import InMemory, Source
 from svite.data.views import config
 from svite.io.files import sha256, write
 from svite.params.recipe import Images
-from svite.params.study import HALF, Run, Study
+from svite.params.run import DENSE, Run
 from svite.sparsity.history import Update
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study.compact import finished
-from svite.study.outputs import held, outputs
-from svite.train.checkpoint import remove
+from svite.study.outputs import exclusive, outputs
+from svite.train.checkpoint import discard
 from svite.train.loop import Loop, Trained
 from svite.train.models import build, load_model, save_model
 from svite.vit import structure
@@ -94,11 +94,11 @@ def train(
     source = source or source_for(run, data)
     loop = Loop(run, source, start, shard)
     checkpoint = checkpoint or folder / ".scratch" / f"{run.key}-{identity(run, data, start)}.ckpt"
-    with held(run, folder, checkpoint, loop.accelerator):
+    with exclusive(run, folder, checkpoint, loop.accelerator):
         trained = loop.fit(checkpoint, settings(run, data, start) | {"images": source.fingerprint})
         if loop.accelerator.is_main_process:
             write_results(trained, folder, before)
-            remove(checkpoint)
+            discard(checkpoint)
         loop.accelerator.wait_for_everyone()
     return trained
 
@@ -111,7 +111,7 @@ def images_before(start: str | Path | None) -> int:
     if start is None:
         return 0
     if not Path(start).is_file():
-        raise FileNotFoundError(f"start: there is no model {start}; train one, `svite train --set method=half` say.")
+        raise FileNotFoundError(f"start: there is no model {start}; train it first, with `svite train` say.")
     metrics = Path(start).parent.parent / "metrics" / "train" / f"{Path(start).stem}.json"
     if not metrics.is_file():
         raise FileNotFoundError(f"{metrics} is missing; it says what the training of {start} cost.")
@@ -189,16 +189,6 @@ def ensure(run: Run, data: Data, folder: str | Path = "scratch", start: str | Pa
     return path
 
 
-def half_of(run: Run) -> Run:
-    """The dense run, on half the budget, that a method starts from."""
-    return Run(method=HALF, seed=run.seed, model=run.model, recipe=run.recipe)
-
-
-def ensure_all(study: Study, data: Data, folder: str | Path = "scratch") -> list[str]:
-    """The keys of every run that is evaluated, grid and pair, each trained now if it is missing."""
-    made = {"model": study.model, "recipe": study.recipe}
-    keys = []
-    for run in study.grid.runs(**made):
-        start = ensure(half_of(run), data, folder) if run.method in study.grid.pretrained else None
-        keys.append(ensure(run, data, folder, start).stem)
-    return keys + [ensure(run, data_for(run, data.folder), folder).stem for run in study.pair.runs]
+def dense_of(run: Run) -> Run:
+    """A dense run, as long as this one, that a method may start from."""
+    return Run(method=DENSE, seed=run.seed, model=run.model, recipe=run.recipe)

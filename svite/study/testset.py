@@ -1,75 +1,68 @@
-"""The last look: every model of a study on the test images, once, after every choice was made."""
+"""The test images: each model of a study on all of them, after its last epoch."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import torch
-from jaxtyping import Int
-from safetensors.torch import load_file, save
-from torch import Tensor
+from jaxtyping import UInt8
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from svite.data.memory import Data
 from svite.io.files import write
-from svite.params.study import Grid, key
+from svite.params.run import Run
 from svite.tokens import kept
-from svite.train.evaluate import accuracy, best, logits
+from svite.tokens.selector import Selector
+from svite.train.evaluate import Accuracy, accuracy, best, logits
 from svite.train.models import load_model
 from svite.vit.attention import centre_patch_maps
 
-SELECTING = "sviteplus"
+
+def keep_labels(data: Data, folder: str | Path) -> Path:
+    """Write `arrays/test.safetensors` below `folder`: each test image's label, and the first image of each class.
+
+    With it, what models said of the test images can be compared, and drawn, without the data.
+    """
+    path = Path(folder) / "arrays" / "test.safetensors"
+    write(path, save({"labels": data.test.labels.to(torch.int16), "samples": _samples(data)}))
+    return path
 
 
-def look(keys: Sequence[str], data: Data, models: str | Path, folder: str | Path) -> pd.DataFrame:
-    """Test accuracy of the named models, in percent; the five best guesses of each image are kept beside it.
+def _samples(data: Data) -> UInt8[Tensor, "class channel height width"]:
+    """The first test image of each class."""
+    labels = data.test.labels
+    firsts = torch.stack([(labels == label).nonzero()[0, 0] for label in labels.unique()])
+    return data.test.images[firsts].contiguous()
 
-    Writes `metrics/test.json` and `arrays/predictions.safetensors` below `folder`.
+
+def look(run: Run, data: Data, folder: str | Path, attended: int = 0) -> Accuracy:
+    """How a trained run does on the test images, in percent.
+
+    Writes `metrics/test/KEY.json` and `arrays/runs/KEY.safetensors` below `folder`: the five best guesses of each
+    image; which patches of the first image of each class are left, if the model selects tokens; and how the centre
+    patch looks at all patches, as a mean over `attended` images, if that is more than none.
 
     Raises FileNotFoundError or ValueError for a missing or damaged model, before anything is written.
     """
-    scores: dict[str, dict[str, float]] = {}
-    guesses: dict[str, Int[Tensor, "image k"]] = {"labels": data.test.labels.to(torch.int16)}
-    for name in keys:
-        output = logits(load_model(Path(models) / f"{name}.safetensors")[0], data, data.test)
-        found = accuracy(output, data.test.labels)
-        scores[name] = {"top1": round(found.top1, 4), "top5": round(found.top5, 4)}
-        guesses[name] = best(output).to(torch.int16)
-    write(Path(folder) / "metrics" / "test.json", json.dumps(scores, indent=1) + "\n")
-    write(Path(folder) / "arrays" / "predictions.safetensors", save(guesses))
-    return pd.DataFrame(scores).T
+    model, _ = load_model(Path(folder) / "models" / f"{run.key}.safetensors")
+    output = logits(model, data, data.test)
+    found = accuracy(output, data.test.labels)
+    arrays = {"predictions": best(output).to(torch.int16)} | _kept(model, data) | _attention(model, data, attended)
+    scores = {"top1": round(found.top1, 4), "top5": round(found.top5, 4), "images": len(data.test)}
+    write(Path(folder) / "metrics" / "test" / f"{run.key}.json", json.dumps(scores, indent=1) + "\n")
+    write(Path(folder) / "arrays" / "runs" / f"{run.key}.safetensors", save(arrays))
+    return found
 
 
-def correct(folder: str | Path) -> dict[str, Tensor]:
-    """Which test images each model got right, from the predictions that `look` kept."""
-    guesses = load_file(Path(folder) / "arrays" / "predictions.safetensors")
-    labels = guesses.pop("labels")
-    return {name: guess[:, 0] == labels for name, guess in guesses.items()}
-
-
-def tokens(grid: Grid, data: Data, models: str | Path, folder: str | Path, images: int = 10) -> dict[str, Tensor]:
-    """Which patches of the first test image of each class SViTE+ keeps, where the grid has it and keeps fewest.
-
-    Writes `arrays/tokens.safetensors` below `folder`; nothing for a grid without it.
-    """
-    if SELECTING not in grid.structured:
+def _kept(model: nn.Module, data: Data) -> dict[str, Tensor]:
+    if not any(isinstance(module, Selector) for module in model.modules()):
         return {}
-    model, _ = load_model(Path(models) / f"{key(SELECTING, min(grid.kept), grid.seeds[0])}.safetensors")
-    chosen = data.test.first(images)
-    arrays = {"images": chosen.images.contiguous(), "kept": kept(model, data.normalised(chosen.images))[-1]}
-    write(Path(folder) / "arrays" / "tokens.safetensors", save(arrays))
-    return arrays
+    return {"kept": kept(model, data.normalised(_samples(data)))[-1].contiguous()}
 
 
-def attention(
-    keys: Sequence[str], data: Data, models: str | Path, folder: str | Path, images: int
-) -> dict[str, Tensor]:
-    """How the centre patch looks at all patches, averaged over `images` test images, of each named model.
-
-    Writes `arrays/attention.safetensors` below `folder`.
-    """
-    pixels = data.normalised(data.test.first(images).images)
-    maps = {name: centre_patch_maps(load_model(Path(models) / f"{name}.safetensors")[0], pixels) for name in keys}
-    arrays = {name: value.contiguous() for name, value in maps.items()}
-    write(Path(folder) / "arrays" / "attention.safetensors", save(arrays))
-    return maps
+def _attention(model: nn.Module, data: Data, attended: int) -> dict[str, Tensor]:
+    if not attended:
+        return {}
+    chosen = data.test.first(attended)
+    maps = centre_patch_maps(model, data.normalised(chosen.images))
+    return {"attention": maps.contiguous(), "attended": torch.tensor([len(chosen)])}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from svite.sparsity.arguments import check
 from svite.sparsity.mask import count
 from svite.sparsity.sharded import refuse_sharded
+from svite.tokens.places import Places
 from svite.tokens.scorer import Learned, Scorer
 from svite.vit.intermediates import without_intermediates
 from svite.vit.opaque import refuse_opaque
@@ -89,7 +90,7 @@ def _selected(block: nn.Module, inputs: tuple, arguments: dict[str, Any]) -> tup
 
 
 def select(
-    model: nn.Module, keep: float = 0.7, at: int | Sequence[int] = (3, 6, 9), scorer: Scorer = Learned
+    model: nn.Module, keep: float = 0.7, at: int | Sequence[int] | Places = (3, 6, 9), scorer: Scorer = Learned
 ) -> nn.Module:
     """Remove patch tokens before the blocks `at`, in training and at evaluation; prefix tokens always stay.
 
@@ -101,8 +102,9 @@ def select(
     Args:
         model: timm's VisionTransformer, whole or shrunk; changed in place and returned.
         keep: kept fraction of the patch tokens that reach a selector, in (0, 1].
-        at: blocks, counted from 0, before which tokens are removed; 0 is right after the position embedding. The
-            default is the fourth, seventh and tenth layer, as in DynamicViT (arXiv 2106.02034) and EViT (2202.07800).
+        at: blocks, counted from 0, before which tokens are removed; 0 is right after the position embedding. Or a
+            function from how many blocks there are to these, `svite.tokens.quarters`. The default is the fourth,
+            seventh and tenth layer, as in DynamicViT (arXiv 2106.02034) and EViT (2202.07800), of twelve.
         scorer: `Learned`, to be trained (build the optimizer after this call), or `Attentive` for a trained model.
 
     Raises:
@@ -121,7 +123,7 @@ def select(
     return model
 
 
-def checked_selection(model: nn.Module, keep: float, at: int | Sequence[int]) -> list[int]:
+def checked_selection(model: nn.Module, keep: float, at: int | Sequence[int] | Places) -> list[int]:
     """The blocks of a selection; ValueError as `select` raises it, but for what only its scorer can tell."""
     if not isinstance(model, VisionTransformer):
         raise ValueError(
@@ -131,7 +133,10 @@ def checked_selection(model: nn.Module, keep: float, at: int | Sequence[int]) ->
     refuse_sharded(model, "a selector's")
     refuse_opaque(model, "svite.tokens.select")
     check(keep=keep, at=at)
-    blocks, depth = [at] if isinstance(at, int) else list(at), len(model.blocks)
+    depth = len(model.blocks)
+    at = at(depth) if callable(at) else at
+    check(at=at)
+    blocks = [at] if isinstance(at, int) else list(at)
     absent = [str(index) for index in blocks if index not in range(depth)]
     if absent or not blocks:
         named = f"block {', '.join(absent)}" if absent else "no block"

@@ -1,22 +1,8 @@
-"""What a training run costs: images, and operations counted in multiply-accumulates."""
+"""What a training run costs, in operations counted as multiply-accumulates."""
 
-from svite.params.study import HALF, Run
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.cost import Macs
 from svite.vit.structure import HEADS
-
-
-def epochs(run: Run, pretrained: bool) -> int:
-    """How long a run trains: the recipe's epochs, halved between a dense half and the pruned rest.
-
-    Raises ValueError where there are not two epochs to share.
-    """
-    total = run.recipe.epochs
-    if run.method != HALF and not pretrained:
-        return total
-    if total < 2:
-        raise ValueError(f"recipe.epochs is {total}; a method that starts from a dense model needs at least 2.")
-    return total // 2 if run.method == HALF else total - total // 2
 
 
 class Spending:
@@ -24,8 +10,8 @@ class Spending:
 
     Multiply-accumulates of one training step for one image: forward, gradients of inputs, gradients of weights. The
     last are dense where dead weights' gradients are asked for: at updates, and at every step of an optimizer that mixes
-    the entries of what is pruned. While heads and neurons wait to be born, all of the step is dense. Counted as if dead
-    weights were free, which for single weights they are not on most hardware.
+    the entries of what is pruned. While heads and neurons are candidates for growth, all of the step is dense. Counted
+    as if dead weights were free, which for single weights they are not on most hardware.
     """
 
     def __init__(self, counted: Macs) -> None:
@@ -49,7 +35,7 @@ class Spending:
 
 
 def densities(sparsifier: Sparsifier) -> dict[str, float]:
-    """What share lives of each pruned parameter, and of the heads of each pruned attention layer."""
+    """The active share of each pruned parameter, and of the heads of each pruned attention layer."""
     shares = {name: float(alive.float().mean()) for name, alive in sparsifier.alive.items()}
     found = {part.name: shares[name] for name, unit in sparsifier.units.items() for part in unit.parts}
     return found | {

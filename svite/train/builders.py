@@ -13,7 +13,7 @@ from torch import nn
 
 from svite.params import options
 from svite.params.recipe import Recipe, near
-from svite.params.study import DENSE, HALF, Run
+from svite.params.run import DENSE, Run
 from svite.sparsity.sparsifier import Sparsifier
 from svite.train.models import build, load_model
 
@@ -24,20 +24,20 @@ def sparsify(run: Run, model: nn.Module, steps: int) -> Sparsifier | None:
     The run's density is whatever the method has to be told: the kept share of weights, heads and neurons, or tokens.
     Its options go before all of these.
     """
-    if run.method in (DENSE, HALF):
+    if run.method == DENSE:
         return None
     method: Callable[..., Sparsifier] = getattr(import_module(f"svite.methods.{run.method}"), run.method)
     offered = {"steps": steps, "interval": run.recipe.interval, "seed": run.seed}
     arguments = {name: value for name, value in offered.items() if takes(run.method, name)}
     arguments |= dict.fromkeys(options.shares(run.method), run.density) | options.values(run.options)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The topology never changes")  # `told.at_rest` says it of a run
+        warnings.filterwarnings("ignore", "The topology never changes")  # `told.unchanging` says it of a run
         return method(model, **arguments)
 
 
 def takes(method: str, setting: str) -> bool:
     """Whether a method has an argument of that name."""
-    return method not in (DENSE, HALF) and setting in options.arguments(method)
+    return method != DENSE and setting in options.arguments(method)
 
 
 def first_model(run: Run, start: str | Path | None) -> nn.Module:

@@ -19,14 +19,14 @@ from svite.params.recipe import shown
 SHOWN = 3  # settings that differ; of a data set every class may
 
 
-def copied(state: Any) -> Any:
+def on_cpu(state: Any) -> Any:
     """The same dictionaries and lists with every tensor copied to the CPU, so that training may go on changing it."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {key: copied(value) for key, value in state.items()}
+        return {key: on_cpu(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(copied(value) for value in state)
+        return type(state)(on_cpu(value) for value in state)
     return state
 
 
@@ -103,7 +103,7 @@ def last_good(path: str | Path) -> dict[str, Any] | None:
         return state
 
 
-def remove(path: str | Path) -> None:
+def discard(path: str | Path) -> None:
     """Delete a finished run's checkpoints."""
     for each in (Path(path), previous(path)):
         each.unlink(missing_ok=True)
@@ -132,7 +132,7 @@ class Writer:
         """Copy the state now, and write it while training goes on, after the write before it."""
         self.finish()
         self.begun = time.monotonic()
-        thread = threading.Thread(target=self._write, args=(copied(state),))
+        thread = threading.Thread(target=self._write, args=(on_cpu(state),))
         thread.start()
         self._thread = thread  # only now: Ctrl-C may come before, and who waits for what was not started is told that
 
@@ -167,11 +167,11 @@ class Writer:
         self.finish()
 
 
-def differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
+def changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
     """Where two nested dictionaries of settings differ, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in {**before, **now}:
-            yield from differences(before.get(key), now.get(key), f"{place}.{key}" if place else str(key))
+            yield from changes(before.get(key), now.get(key), f"{place}.{key}" if place else str(key))
     elif before != now:
         yield f"{place} was {shown(before)} and is {shown(now)}"
 
@@ -195,9 +195,9 @@ def of_this_version(path: str | Path) -> Iterator[None]:
         ) from None
 
 
-def refuse_other(before: dict[str, Any], now: dict[str, Any], path: str | Path) -> None:
+def refuse_changed(before: dict[str, Any], now: dict[str, Any], path: str | Path) -> None:
     """Raise ValueError naming what differs between a checkpoint's settings and those of today."""
-    different = list(differences(before, now))
+    different = list(changes(before, now))
     if different:
         more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise ValueError(

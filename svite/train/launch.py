@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from svite.params.study import Training
+from svite.params.run import Training
 
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # with torchrun's own, gloo hangs after a restart (torch 2.13)
 

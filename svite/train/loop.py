@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from svite.data.source import Source
 from svite.params.device import threads
-from svite.params.study import Run
+from svite.params.run import Run
 from svite.sparsity.sharded import at_rest
 from svite.sparsity.sparsifier import Sparsifier
 from svite.tokens import anneal
 from svite.train import budget, sharding, told
 from svite.train.builders import Average, first_model, make_optimizer, make_schedule, sparsify
-from svite.train.checkpoint import Writer, last_good, of_this_version, refuse_foreign, refuse_other, remove_halves
+from svite.train.checkpoint import Writer, last_good, of_this_version, refuse_changed, refuse_foreign, remove_halves
 from svite.train.ending import Stopped, naming_the_batch, naming_the_last_good, until_asked
 from svite.train.evaluate import validated
 from svite.train.nonfinite import LOSS, Diverged, first_layer, first_parameter
@@ -58,8 +58,7 @@ class Loop:
         self.sharded = shard and self.accelerator.num_processes > 1
         self.share, device = share_of(self.accelerator), self.accelerator.device
         self.per_epoch = self._checked_steps()
-        self.epochs = budget.epochs(run, pretrained=start is not None)
-        self.steps = self.epochs * self.per_epoch
+        self.steps = self.recipe.epochs * self.per_epoch
         torch.manual_seed(run.seed)
         model = first_model(run, start).to(device)
         if (source.classes or 0) > model.num_classes:
@@ -187,18 +186,19 @@ class Loop:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, on however many processes; random numbers are functions of seed and step.
 
-        Where parameters are sharded all processes have to ask.
+        Where parameters are sharded all processes have to ask, and the first one is given them.
         """
+        here = self.accelerator.is_main_process
         return {
             "step": self.step,
             "skipped": self.skipped,
             "spent": self.spent,
             "loss_sum": self.loss_sum,
             "rows": list(self.rows),
-            "model": sharding.gathered(self.plain_model.state_dict()),
-            "optimizer": sharding.gathered(self.optimizer.state_dict()),
+            "model": sharding.gathered(self.plain_model.state_dict(), here),
+            "optimizer": sharding.gathered(self.optimizer.state_dict(), here),
             "scaler": self.scaler.state_dict(),
-            "average": sharding.gathered(self.average.model.state_dict()) if self.average else None,
+            "average": sharding.gathered(self.average.model.state_dict(), here) if self.average else None,
             "sparsifier": self.sparsifier.state_dict() if self.sparsifier else None,
         }
 
@@ -225,7 +225,7 @@ class Loop:
         state = last_good(checkpoint)
         if state is not None:
             refuse_foreign(state, checkpoint)
-            refuse_other(state["settings"], settings, checkpoint)
+            refuse_changed(state["settings"], settings, checkpoint)
             with of_this_version(checkpoint):
                 self.load_state_dict(state["loop"])
 
@@ -240,8 +240,8 @@ class Loop:
             self.resume(checkpoint, settings)
         self.settings = settings
         writer = Writer(checkpoint) if checkpoint is not None and self.accelerator.is_main_process else None
-        progress = Progress(self.epochs, self.step / self.per_epoch, self.accelerator.is_main_process)
-        if self.accelerator.is_main_process and (said := told.at_rest(self.run, self.sparsifier, self.steps)):
+        progress = Progress(self.recipe.epochs, self.step / self.per_epoch, self.accelerator.is_main_process)
+        if self.accelerator.is_main_process and (said := told.unchanging(self.run, self.sparsifier, self.steps)):
             print(said, flush=True)
         self.model.train()
         with (

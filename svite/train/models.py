@@ -1,12 +1,13 @@
 """The models of runs, as safetensors."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from svite.io.saved import load, note_of, save
 from svite.params.recipe import Model, near, parse
-from svite.params.study import Run
+from svite.params.run import DENSE, Run
 from svite.vit.surgery_alive import Masked
 
 
@@ -49,6 +50,16 @@ def load_model(path: str | Path) -> tuple[nn.Module, Run]:
         run = note_of(path).get("run")
         if not isinstance(run, dict):
             raise ValueError("it does not say which run trained it")
-        return load(path)[0], parse(Run, run, str(path))
+        return load(path)[0], parse(Run, _renamed(run), str(path))
     except ValueError as error:
         raise ValueError(f"The model {path} is damaged ({error}); delete it and train it again.") from None
+
+
+def _renamed(run: dict[str, Any]) -> dict[str, Any]:
+    """A run in today's words: `half` was a dense run on half the epochs, `nm8` was `nm` of every eight inputs."""
+    options = run.get("options", {})
+    if run.get("method") == "half":
+        return run | {"method": DENSE}
+    if run.get("method") == "nm8" and isinstance(options, dict):
+        return run | {"method": "nm", "options": options | {"m": 8}}
+    return run

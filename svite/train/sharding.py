@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from svite.sparsity.sharded import full_tensor, shard_like
@@ -19,13 +20,17 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def gathered(state: Any) -> Any:
-    """A nested state with every sharded tensor whole; all processes have to ask, in the same order."""
-    if isinstance(state, Tensor):
-        return full_tensor(state)
+def gathered(state: Any, here: bool = True) -> Any:
+    """A nested state with every sharded tensor whole and on the CPU; all processes have to ask, in the same order.
+
+    A process that does not want it `here` holds one tensor at a time, and has nothing in their place.
+    """
+    if isinstance(state, DTensor):
+        whole = full_tensor(state)
+        return whole.cpu() if here else None
     if isinstance(state, dict):
-        return {key: gathered(value) for key, value in state.items()}
-    return [gathered(value) for value in state] if isinstance(state, list) else state
+        return {key: gathered(value, here) for key, value in state.items()}
+    return [gathered(value, here) for value in state] if isinstance(state, list) else state
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from svite.params.options import shares
 from svite.params.recipe import Strict
-from svite.params.study import DENSE, HALF, Run, Training
+from svite.params.run import DENSE, Run, Training
 from svite.sparsity.sparsifier import Sparsifier
 from svite.train.builders import takes
 
@@ -29,8 +29,8 @@ def _of_data(training: Training) -> Iterator[str]:
 
 
 def _of_method(training: Training) -> Iterator[str]:
-    if training.method in (DENSE, HALF) and training.density != 1.0:
-        yield f"density ({training.method} keeps every weight)"
+    if training.method == DENSE and training.density != 1.0:
+        yield "density (dense keeps every weight)"
     elif training.density != 1.0 and not (own := shares(training.method)):
         yield f"density ({training.method} takes none)"
     elif training.density != 1.0 and {*own} <= training.options.keys():
@@ -51,7 +51,7 @@ def _of_parts(training: Training) -> Iterator[str]:
         yield "recipe.mixing.switch (one of mixup and cutmix is 0)"
 
 
-def at_rest(run: Run, sparsifier: Sparsifier | None, steps: int) -> str:
+def unchanging(run: Run, sparsifier: Sparsifier | None, steps: int) -> str:
     """One sentence where a run is too short for its topology to change; nothing where it does."""
     if not takes(run.method, "interval") or any(map(sparsifier.when, range(1, steps))):
         return ""

@@ -1,4 +1,4 @@
-"""Whole attention and MLP branches, as members that live or die by their LayerScale."""
+"""Whole attention and MLP branches, as members that are kept or pruned by their LayerScale."""
 
 from collections.abc import Sequence
 

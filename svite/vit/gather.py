@@ -7,7 +7,7 @@ from svite.vit.opaque import refuse_unreadable
 from svite.vit.parts import Select
 from svite.vit.surgery import keep_columns
 from svite.vit.surgery_alive import Masked, copied, living
-from svite.vit.surgery_branches import branches
+from svite.vit.surgery_branches import cuttable_branches
 
 _READERS = ("qkv", "proj", "fc1")
 
@@ -20,7 +20,7 @@ def gather_inputs(model: nn.Module, sparsifier: Masked | None = None) -> nn.Modu
 
     Args:
         model: a timm Vision Transformer; not changed.
-        sparsifier: whose masks say what lives; without one, or after `shrink`, what is not zero lives.
+        sparsifier: whose masks say what is active; without one, or after `shrink`, what is not zero is.
 
     Raises:
         ValueError: a part of the model can't be cut exactly; the masks do not fit the model; the model is deployed,
@@ -29,7 +29,7 @@ def gather_inputs(model: nn.Module, sparsifier: Masked | None = None) -> nn.Modu
     refuse_unreadable(model, "svite.gather_inputs")
     small = copied(model)
     alive = living(small, sparsifier)
-    for branch in branches(small):
+    for branch in cuttable_branches(small):
         for name in _READERS:
             linear = getattr(branch.layer, name, None)
             if linear is not None:

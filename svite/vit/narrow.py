@@ -1,4 +1,4 @@
-"""Training on what lives: attention and MLP layers that work on their living heads and neurons only.
+"""Training on what is active: attention and MLP layers that work on their active heads and neurons only.
 
 The parameters stay whole, so the optimizer, its state, DDP and state_dict notice nothing; for the time of a forward
 pass a layer sees gathered copies of its living rows and columns, and autograd scatters their gradients back.

@@ -4,10 +4,9 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from svite.vit.opaque import refuse_unreadable
-from svite.vit.surgery import fold, hidden, keep
+from svite.vit.surgery import fold_constant, hidden, keep_members
 from svite.vit.surgery_alive import Alive, Masked, copied, living
-from svite.vit.surgery_branches import Branch
-from svite.vit.surgery_branches import branches as branches_of
+from svite.vit.surgery_branches import Branch, cuttable_branches
 
 
 def shrink(model: nn.Module, sparsifier: Masked | None = None, *, branches: bool = False) -> nn.Module:
@@ -19,7 +18,7 @@ def shrink(model: nn.Module, sparsifier: Masked | None = None, *, branches: bool
 
     Args:
         model: a timm Vision Transformer; not changed.
-        sparsifier: whose masks say what lives (a living zero stays); without one, what is not zero lives.
+        sparsifier: whose masks say what is active (an active zero stays); without one, what is not zero is.
         branches: replace an attention or MLP that is dead as a whole by `Zero`.
 
     Raises:
@@ -30,7 +29,7 @@ def shrink(model: nn.Module, sparsifier: Masked | None = None, *, branches: bool
     refuse_unreadable(model, "svite.shrink")
     small = copied(model)
     alive = living(small, sparsifier)
-    members = {branch: _living_members(branch, alive) for branch in branches_of(small)}
+    members = {branch: _living_members(branch, alive) for branch in cuttable_branches(small)}
     dead = [branch.name for branch, kept in members.items() if not kept.any()]
     if dead and not branches:
         raise ValueError(f"Nothing is alive in {', '.join(dead)}; pass `branches=True` to remove a whole branch.")
@@ -53,8 +52,8 @@ def _living_members(branch: Branch, alive: Alive) -> Bool[Tensor, " member"]:
 def _cut(branch: Branch, kept: Bool[Tensor, " member"]) -> None:
     if kept.all():
         return
-    fold(branch.layer, ~kept)
+    fold_constant(branch.layer, ~kept)
     if kept.any():
-        keep(branch.layer, kept)
+        keep_members(branch.layer, kept)
     else:
         branch.remove()

@@ -1,4 +1,4 @@
-"""Heads and neurons of a timm Vision Transformer, as units whose members live or die whole."""
+"""Heads and neurons of a timm Vision Transformer, as units whose members are kept or pruned whole."""
 
 from collections.abc import Callable, Iterator, Sequence
 

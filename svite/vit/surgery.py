@@ -33,7 +33,7 @@ def hidden(layer: Attention | Mlp) -> Hidden:
     return Hidden(layer.fc1, layer.act, layer.fc2, 1)
 
 
-def keep(layer: Attention | Mlp, members: Bool[Tensor, " member"]) -> None:
+def keep_members(layer: Attention | Mlp, members: Bool[Tensor, " member"]) -> None:
     """Cut all heads or neurons but `members` out of a layer; what they added to its output is lost."""
     inside = hidden(layer)
     features = members.repeat_interleave(inside.size)
@@ -44,7 +44,7 @@ def keep(layer: Attention | Mlp, members: Bool[Tensor, " member"]) -> None:
 
 
 @torch.no_grad()
-def fold(layer: Attention | Mlp, constant: Bool[Tensor, " member"]) -> None:
+def fold_constant(layer: Attention | Mlp, constant: Bool[Tensor, " member"]) -> None:
     """Add what members of constant output contribute to the bias of `write`.
 
     A head without values outputs its values' bias, for attention probabilities sum to one; a neuron without inputs
@@ -65,23 +65,23 @@ def bias_of(linear: nn.Linear) -> Float[Tensor, " out"]:
 
 def keep_rows(linear: nn.Linear, rows: Bool[Tensor, " out"]) -> None:
     """Cut all outputs but `rows`."""
-    linear.weight = parameter(linear.weight[rows], like=linear.weight)
+    linear.weight = parameter_like(linear.weight[rows], like=linear.weight)
     if linear.bias is not None:
-        linear.bias = parameter(linear.bias[rows], like=linear.bias)
+        linear.bias = parameter_like(linear.bias[rows], like=linear.bias)
     linear.out_features = len(linear.weight)
 
 
 def keep_columns(linear: nn.Linear, columns: Bool[Tensor, " in"]) -> None:
     """Cut all inputs but `columns`."""
-    linear.weight = parameter(linear.weight[:, columns], like=linear.weight)
+    linear.weight = parameter_like(linear.weight[:, columns], like=linear.weight)
     linear.in_features = linear.weight.shape[1]
 
 
 def bias_like(linear: nn.Linear, value: Float[Tensor, " out"]) -> nn.Parameter:
     """A parameter that is trained where the layer's bias is, or its weight if it has none."""
-    return parameter(value, like=linear.weight if linear.bias is None else linear.bias)
+    return parameter_like(value, like=linear.weight if linear.bias is None else linear.bias)
 
 
-def parameter(value: Tensor, like: nn.Parameter) -> nn.Parameter:
+def parameter_like(value: Tensor, like: nn.Parameter) -> nn.Parameter:
     """A parameter that is trained where `like` is."""
     return nn.Parameter(value.detach().contiguous(), requires_grad=like.requires_grad)

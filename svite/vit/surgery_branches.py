@@ -57,7 +57,7 @@ class Branch:
             setattr(self.owner, name, nn.Identity().train(getattr(self.owner, name).training))
 
 
-def branches(model: nn.Module) -> list[Branch]:
+def cuttable_branches(model: nn.Module) -> list[Branch]:
     """All branches that can be cut: those of the model's `blocks`, and the MLP of an attention pool.
 
     Raises ValueError naming a block, or a part of one, that can't be cut exactly.
