@@ -18,6 +18,7 @@ from tiny_runs import MODEL, a_run, data, data_folder, files_of, loop_of
 import svite
 from svite.data.memory import Data
 from svite.params import recipe, study
+from svite.params.run import Training
 from svite.params.recipe import Distillation, Model
 from svite.study import results
 from svite.train.checkpoint import last_good, load_checkpoint, previous
@@ -186,7 +187,7 @@ TAGS = (
     "!!python/module:this",
 )
 BOMB = "\n".join(["a0: &a0 [lol, lol]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 40)])
-READERS = (lambda path: recipe.read(path, study.Training), study.load)
+READERS = (lambda path: recipe.read(path, Training), study.load)
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -203,7 +204,7 @@ def test_tags_in_what_the_command_line_sets_make_nothing(trace, tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("seed: 1\n")
     change = f"seed=!!python/object/apply:os.mkdir [{trace}]"
-    assert "is not valid YAML" in harmless(lambda: recipe.read(path, study.Training, [change]), trace)
+    assert "is not valid YAML" in harmless(lambda: recipe.read(path, Training, [change]), trace)
 
 
 @pytest.mark.parametrize("read", READERS)
