@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from synthetic_results import fraction, setting, study, top1, write
@@ -108,6 +109,17 @@ def test_the_band_is_the_t_interval_of_the_mean():
 def test_methods_differ_in_colour_and_in_marker():
     looks = list(style.LOOKS.values())
     assert len({look.color for look in looks}) == len({look.marker for look in looks}) == len(looks)
+
+
+def test_a_marker_may_be_a_symbol(folder, monkeypatch):
+    """Which matplotlib takes for a marker, and for no format string."""
+    for method in SMALL["methods"]:
+        monkeypatch.setitem(style.LOOKS, method, style.Look("#123456", r"$\boxplus$"))
+    results = read(folder)
+    drawn = figures.draw(results, *figures.drawable(results))
+    assert {"accuracy", "cost", "layers", "drop_fraction"} <= drawn.keys()
+    markers = {line.get_marker() for figure in drawn.values() for line in figure.findobj(Line2D)}
+    assert r"$\boxplus$" in markers
 
 
 def test_two_settings_of_a_method_are_two_lines(tmp_path):

@@ -132,10 +132,10 @@ def cost(results: Results) -> Figure:
         line = results.of(label).groupby("density")[["training_cost", "top1"]].mean().sort_index(ascending=False)
         ax.plot(line["training_cost"], line["top1"], color=style.color, lw=1.2, alpha=0.7)
         for density, (x, y) in zip(line.index, line.to_numpy(), strict=True):
-            ax.plot(x, y, style.marker, color=style.color, ms=large[density] * style.scale, mec="white", mew=0.8)
+            ax.plot(x, y, **style.alone, ms=large[density] * style.scale, mec="white", mew=0.8)
     shown = {label: results.looks[label] for label in results.runs["label"].unique()}
     dense, style = results.of(results.study.baseline)["top1"].mean(), shown[results.study.baseline]
-    ax.plot(1, dense, style.marker, color=style.color, ms=9 * style.scale, mec="white")
+    ax.plot(1, dense, **style.alone, ms=9 * style.scale, mec="white")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.set_xlim(0, 1.05 * max(1.0, results.runs["training_cost"].max()))
     ax.margins(y=0.08)

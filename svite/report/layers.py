@@ -42,7 +42,7 @@ def _layer_panel(ax: Axes, results: Results, density: float) -> None:
         style, shift = results.looks[label], 0.14 * (index - (len(labels) - 1) / 2)
         left = here[here["label"] == label].groupby("unit", sort=False)["achieved"].mean().reindex(units)
         ax.plot(
-            spots + shift, left.to_numpy(), style.marker, color=style.color, ms=4.2, mec="white",
+            spots + shift, left.to_numpy(), **style.alone, ms=4.2, mec="white",
             mew=0.5, label=label,
         )  # fmt: skip
     ax.set_title(f"{sparsity_of(density)} sparsity")

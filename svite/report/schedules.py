@@ -104,7 +104,7 @@ def drop_fraction(results: Results) -> Figure:
         steps = results.epochs.loc[results.epochs["key"].isin(log["key"]), "step"].max()
         style = results.looks[label]
         share = 100 * log["step"] / steps
-        ax.plot(share, log["fraction"], style.marker, color=style.color, ms=4, mec="white", mew=0.4, label=label)
+        ax.plot(share, log["fraction"], **style.alone, ms=4, mec="white", mew=0.4, label=label)
     ax.legend(loc="upper right", bbox_to_anchor=(0.8, 1.0))
     ax.set(xlim=(0, 100), ylim=(-0.006, None), xlabel="Training steps done (%)")
     ax.set_ylabel("Drop fraction")

@@ -77,8 +77,8 @@ def _compared(ax: Axes, runs: pd.DataFrame, results: Results) -> None:
     if reference:
         line, own = runs.groupby("density")[["share", "top1"]].mean(), results.looks[reference]
         ax.plot(line["share"], line["top1"], color=own.color, lw=1.2, alpha=0.7, zorder=1)
-        ax.plot(line["share"][:-1], line["top1"][:-1], own.marker, color=own.color, ms=7, mec="white", mew=0.8)
-    ax.plot(1, dense["mean"], style.marker, color=style.color, ms=9 * style.scale, mec="white")
+        ax.plot(line["share"][:-1], line["top1"][:-1], **own.alone, ms=7, mec="white", mew=0.8)
+    ax.plot(1, dense["mean"], **style.alone, ms=9 * style.scale, mec="white")
 
 
 def _setting(ax: Axes, runs: pd.DataFrame, large: dict[float, float], style: Look) -> None:
@@ -89,7 +89,7 @@ def _setting(ax: Axes, runs: pd.DataFrame, large: dict[float, float], style: Loo
     for share, row in line.iterrows():
         ax.plot([row["share"]] * 2, [row["low"], row["high"]], color=style.color, lw=1.2, alpha=0.35)
         size = large[share] * style.scale
-        ax.plot(row["share"], row["mean"], style.marker, color=style.color, ms=size, mec="white", mew=0.8)
+        ax.plot(row["share"], row["mean"], **style.alone, ms=size, mec="white", mew=0.8)
 
 
 def _fit(ax: Axes, shown: pd.DataFrame) -> None:
@@ -134,7 +134,7 @@ def _shares(ax: Axes, rows: pd.DataFrame, value: str, large: dict[float, float],
         ax.plot(rows[value], rows["top1"], color=style.color, lw=1.2, alpha=0.7)
     for row in rows.to_dict("records"):
         size = large.get(row["kept"], 8.5) * style.scale
-        ax.plot(row[value], row["top1"], style.marker, color=style.color, ms=size, mec="white", mew=0.7)
+        ax.plot(row[value], row["top1"], **style.alone, ms=size, mec="white", mew=0.7)
 
 
 def alive(results: Results) -> pd.DataFrame:

@@ -35,6 +35,11 @@ class Look:
     marker: str
     scale: float = 1.0  # what makes markers of one nominal size look equally large
 
+    @property
+    def alone(self) -> dict[str, str]:
+        """What draws markers without a line, those of mathtext too, which no format string may hold."""
+        return {"marker": self.marker, "color": self.color, "ls": "none"}
+
 
 LOOKS = {  # of the first setting of each method
     "dense": Look("#4b5158", "*", 1.4),
@@ -47,7 +52,6 @@ LOOKS = {  # of the first setting of each method
     "snip": Look(BROWN, "X"),
     "srigl": Look(ROSE, "p"),
     "nm": Look(GREY, "h"),
-    "nm8": Look("#3d6b4f", r"$\otimes$", 1.3),
     "block": Look("#a2563f", r"$\boxplus$", 1.3),
     "s2vite": Look("#001c7f", "H", 1.1),
     "group": Look("#8c0800", "<", 1.15),
@@ -157,7 +161,7 @@ def sizes(shares: Iterable[float]) -> dict[float, float]:
 
 def legend_beside(ax: Axes, looks: Mapping[str, Look], marks: Mapping[str, float], title: str) -> None:
     """Beside the panels: settings by colour and marker, and what a marker's size means."""
-    named = [ax.plot([], [], m.marker, color=m.color, ms=6 * m.scale, label=label)[0] for label, m in looks.items()]
+    named = [ax.plot([], [], **m.alone, ms=6 * m.scale, label=label)[0] for label, m in looks.items()]
     dots = [ax.plot([], [], "o", color=MUTED, ms=size, label=label)[0] for label, size in marks.items()]
     for handles, heading, edge in ((named, "Method", "upper"), (dots, title, "lower")):
         ax.figure.legend(
