@@ -18,8 +18,8 @@ from tiny_runs import MODEL, a_run, data, data_folder, files_of, loop_of
 import svite
 from svite.data.memory import Data
 from svite.params import recipe, study
-from svite.params.run import Training
 from svite.params.recipe import Distillation, Model
+from svite.params.run import Training
 from svite.study import results
 from svite.train.checkpoint import last_good, load_checkpoint, previous
 
