@@ -139,6 +139,7 @@ def test_a_part_that_is_measured_again_replaces_its_own_claims_alone(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm's loader leaves closing them to Python
 def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):

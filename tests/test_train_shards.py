@@ -149,7 +149,7 @@ def test_info_spares_counting_and_names_the_shards_of_a_split(root, images, monk
     sizes = {name: 6 for name in expand(PATTERNS["train"])}
     write_info(root, train=sizes, validation={"validation-00.tar": 6, "validation-01.tar": 3})
     expected = epoch_of(loaded(images()))
-    monkeypatch.setattr(shards_module, "count", None)
+    monkeypatch.setattr(shards_module, "sizes_of", None)
     assert same(epoch_of(loaded(images(train="train", validation="validation"))), expected)
 
 

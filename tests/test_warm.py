@@ -108,16 +108,19 @@ def test_warm_or_not_an_executed_notebook_has_the_same_bytes(warm_place, monkeyp
     random = "import torch\ntorch.manual_seed(0)\ntorch.rand(3), hash('svite'), torch.get_num_threads()"
     wide = "pd.DataFrame({f'a long name of column {i}': [i / 3] for i in range(12)})"
     save("a", f"import os, sys\nprint(folder, os.getcwd(), sys.path, sys.argv[0], {settings})", draw, wide, random)
-    assert run("a", "--key", "warm")[0] == 0
+    assert run("a")[0] == 0
+    forked = executed("a")
     monkeypatch.delenv(warm.ADDRESS)
-    assert run("a", "--key", "cold")[0] == 0
-    assert executed("warm") == executed("cold")
+    assert run("a")[0] == 0
+    assert executed("a") == forked
 
 
 def test_what_nobody_seeds_differs_from_kernel_to_kernel(warm_place):
     save("a", "import numpy, random, torch\nprint(torch.rand(1).item(), numpy.random.rand(), random.random())")
-    assert run("a", "--key", "one")[0] == run("a", "--key", "other")[0] == 0
-    assert not set(text("one").split()) & set(text("other").split())
+    assert run("a")[0] == 0
+    first = set(text("a").split())
+    assert run("a")[0] == 0
+    assert not first & set(text("a").split())
 
 
 def test_what_a_kernel_prints_below_python_reaches_the_runners_streams(warm_place):
@@ -155,7 +158,7 @@ def test_a_fork_behaves_as_a_process_does(warm_place):
     assert (running.wait(), running.poll()) == (-signal.SIGTERM, -signal.SIGTERM)
 
 
-WITHOUT = "from svite.pipeline import notebooks, warm\nwith warm.kernels(): notebooks.run('a', None, [], [])"
+WITHOUT = "from svite.pipeline import notebooks, warm\nwith warm.kernels(): notebooks.run('a', None, [])"
 
 
 def test_where_svite_is_not_installed_kernels_are_ordinary_ones_and_it_is_told(place):

@@ -32,22 +32,17 @@ def git(*arguments: str, cwd: str | Path = ".") -> str:
 
 
 def toy_params(params: dict) -> dict:
-    """The same study at toy size: every setting, at two densities and one seed, very briefly."""
+    """The same study at toy size: every setting, at two densities or one of its own, and one seed, very briefly."""
     brief = {"epochs": 2, "images": 256, "interval": 2}
-    small = params | {"recipe": params["recipe"] | brief, "seeds": params["seeds"][:1], "densities": _ends(params)}
+    ends = [*dict.fromkeys([params["densities"][0], params["densities"][-1]])]
+    small = params | {"recipe": params["recipe"] | brief, "seeds": params["seeds"][:1], "densities": ends}
     settings = [
         setting
-        | ({"densities": _ends(setting)} if "densities" in setting else {})
+        | ({"densities": setting["densities"][-1:]} if "densities" in setting else {})
         | ({"recipe": setting["recipe"] | brief} if "recipe" in setting else {})
         for setting in params["settings"]
     ]
     return small | {"settings": settings}
-
-
-def _ends(values: dict) -> list[float]:
-    """The first of the densities and the last."""
-    densities = values["densities"]
-    return [*dict.fromkeys([densities[0], densities[-1]])]
 
 
 def copy_tree(target: Path) -> None:
