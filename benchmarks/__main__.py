@@ -19,6 +19,7 @@ from benchmarks import (
     loops,
     memory,
     narrowed,
+    outputs,
     peers,
     scale,
     scaling,
@@ -30,7 +31,7 @@ from svite.params import study
 
 TINY, SMALL, BASE = "deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"
 PARTS = ("memory", "step", "update", "loading", "inference", "narrowed", "peers", "layers", "models", "runtimes")
-PARTS += ("loops", "scaling", "scale", "card", "latency")
+PARTS += ("loops", "scaling", "scale", "outputs", "card", "latency")
 AT = (3, 6, 9)  # blocks before which tokens are removed, as in DynamicViT and EViT: their layers 4, 7 and 10
 
 
@@ -73,6 +74,7 @@ def main() -> None:
         "loops": partial(loops.measure, "DeiT-Tiny", TINY, arguments.rounds),
         "scaling": partial(scaling.measure, min(arguments.rounds, 5)),
         "runtimes": partial(deployed.peers, "DeiT-Small", small, arguments.rounds),
+        "outputs": partial(outputs.measure, "DeiT-Tiny", partial(timm.create_model, TINY), arguments.rounds),
         "scale": partial(scale.measure, BASE, arguments.rounds),
     }
     for name in arguments.only or PARTS:

@@ -16,6 +16,7 @@ _HOMES = {
     "tokens": "svite.tokens",
     "Sparsifier": "svite.sparsity.sparsifier",
     "advise": "svite.deployment.advise",
+    "calibration": "svite.calibration",
     "attention_maps": "svite.vit.attention",
     "cost": "svite.vit.cost",
     "deploy": "svite.deployment.deploy",

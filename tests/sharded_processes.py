@@ -25,11 +25,14 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import svite
+from svite.methods import taylor
+from svite.sparsity.score import output_change
 from svite.sparsity.sharded import full_tensor, local_shard
 from svite.sparsity.sparsifier import Sparsifier
 from svite.vit.branches import add_scales
 
 METHODS = ["svite", "set", "rigl", "gmp", "omp", "snip", "taylor", "nm", "srigl", "block", "l1", "s2vite", "group"]
+METHODS += ["acdc", "granet", "isomorphic"]
 RESUMED = ["svite", "taylor", "nm", "s2vite"]
 STEPS, SAVED = 10, 6  # updates at 4 and 8; what is saved lies between them, in the middle of taylor's averages
 COLLECTIVES = {"all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "broadcast_", "allreduce_"}
@@ -224,6 +227,14 @@ def message(ask) -> str:
     return ""
 
 
+def heard(model: nn.Module) -> dict[str, Tensor]:
+    """The scores of heads and neurons after a backward pass, image by image."""
+    sparsifier = taylor(model, 0.5, STEPS, cut=svite.structures, batches=1)
+    sparsifier.step = next(step for step in range(1, STEPS) if sparsifier.when(step))
+    learn(model, 0)
+    return {name: sparsifier.scoring.now(output_change, name, 0) for name in sparsifier.units}
+
+
 def main(rank: int, ranks: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)  # so that no rounding tells a sum of shards from the whole
@@ -236,6 +247,8 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         found["narrow"] = trained("s2vite", sharded(vit(), ["blocks.0.attn", "blocks.0.mlp.fc1"]), narrow=True)
         found["at once"] = trained("s2vite", sharded(vit(), []))
         found["attached"] = attached(sharded(vit()))
+        found["heard"] = heard(sharded(vit()))
+        found["heard apart"] = heard(sharded(vit(), ["blocks.0.attn", "blocks.0.mlp.fc2"]))
     if ranks == 4:
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "shard"))
         found["hybrid"] = trained("taylor", sharded(vit(), mesh=mesh))

@@ -12,6 +12,7 @@ MAY_IMPORT = {  # each what stands above it, and itself
     "sparsity": set(),
     "vit": {"sparsity"},
     "tokens": {"vit", "sparsity"},
+    "calibration": {"vit", "sparsity"},
     "methods": {"tokens", "vit", "sparsity"},
     "io": {"tokens", "vit", "sparsity"},
     "data": {"io", "vit", "sparsity", "params"},

@@ -21,8 +21,8 @@ NO_NUMBER = [NAN, "0.5", True, None, float("inf"), -0.1]
 NO_COUNT = [0, -1, 2.5, 1.0, NAN, "4", True, None]
 NOTHING_KEPT, NO_SHARE = [*NO_NUMBER, 0, 0.0, 1.01], [*NO_NUMBER, 1.01, 2.0]
 BAD = {
-    **dict.fromkeys(("density", "keep", "heads", "neurons"), NOTHING_KEPT),
-    **dict.fromkeys(("fraction", "begin", "until"), NO_SHARE),
+    **dict.fromkeys(("density", "initial", "keep", "heads", "neurons"), NOTHING_KEPT),
+    **dict.fromkeys(("fraction", "begin", "until", "salient"), NO_SHARE),
     **dict.fromkeys(("steps", "interval", "batches", "rounds", "side", "m"), NO_COUNT),
     "strength": NO_NUMBER,
     "seed": [0.5, NAN, "1", None, True],
@@ -72,11 +72,14 @@ def test_an_argument_that_makes_no_sense_is_named_and_changes_nothing(method, na
 
 LATER = {  # arguments that make no sense together, or for this model
     "gmp": ({"begin": 0.9}, "begin is 0.9, after `until`"),
+    "granet": ({"initial": 0.4}, r"^initial is 0\.4, below the density of 0\.5;"),
+    "acdc": ({"begin": 0.9}, "begin is 0.9, after `until`"),
     "nm": ({"density": 0.3}, "not a whole number of every 4"),
     "l1": ({"until": 1.0}, "`until` is 1.0 of 24 steps"),
     "layer": ({"density": 0.1}, "leaves none of 2 members"),
     "vtp": ({"density": 0.001}, "leaves nothing alive"),
     "group": ({"density": 0.1}, "leaves nothing alive"),
+    "isomorphic": ({"density": 0.1}, "leaves nothing alive"),
     "sviteplus": ({"at": 7}, "block 7; the model has blocks 0 to 0"),
     "rigl": ({"density": 0.0001}, "leaves nothing alive"),
     "set": ({"layers": ["tail"]}, "No prunable layer is called tail"),

@@ -24,9 +24,10 @@ from svite.vit import structure
 
 MODEL = {"name": "vit_tiny_patch16_224"}
 OTHER = {  # a value of each argument that is not its default
+    "initial": 0.75,
     "density": 0.25, "heads": 0.5, "neurons": 0.5, "interval": 3, "fraction": 0.25, "until": 0.5, "batches": 2,
     "begin": 0.2, "paper": True, "cut": "neurons", "pool": "uniform", "layers": ["blocks.*.mlp.*"], "m": 8, "side": 8,
-    "strength": 0.1, "rounds": 2, "at": [0],
+    "strength": 0.1, "rounds": 2, "at": [0], "salient": 0.5,
     "schedule": "linear", "ramp": "linear",
 }  # fmt: skip
 
@@ -200,7 +201,7 @@ def test_a_run_is_read_as_it_was_written():
     assert Run.model_validate_json(run.model_dump_json()) == run
 
 
-FALLING = ["set", "rigl", "svite", "srigl", "nm", "block", "s2vite"]
+FALLING = ["set", "rigl", "svite", "granet", "srigl", "nm", "block", "s2vite"]
 
 
 @pytest.mark.parametrize("method", FALLING)

@@ -107,7 +107,7 @@ CHANGES = [
     (DIGITS, "model=resnet18", "set one of these, model.name=resnet18 say."),
     (DIGITS, "method=sivte", "there is no method 'sivte'; the nearest are svite, s2vite (got 'sivte')."),
     (DIGITS, "method=DENSE", "there is no method 'DENSE'; the nearest is dense (got 'DENSE')."),
-    (DIGITS, "method=zzz", "there is no method 'zzz'; the methods are dense, block, "),
+    (DIGITS, "method=zzz", "there is no method 'zzz'; the methods are dense, acdc, block, "),
     (DIGITS, "seed=0x" + "f" * 3_000, "seed: Input should be less than 4294967296 (got "),
     (
         DIGITS,

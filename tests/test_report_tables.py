@@ -22,6 +22,13 @@ def results(tmp_path_factory):
     return Results.read(write(tmp_path_factory.mktemp("study"), study()), study())
 
 
+@pytest.fixture(scope="module")
+def close(tmp_path_factory):
+    """Two settings that only the highest sparsities tell apart."""
+    asked = study(methods=("svite", "rigl"))
+    return Results.read(write(tmp_path_factory.mktemp("close"), asked), asked)
+
+
 def test_dense_comes_first_then_each_sparsity_in_the_studys_order(results):
     frame = tables.table(results)
     expected = [("dense", 0.0)] + [(m, s) for s in (0.4, 0.7, 0.9, 0.95) for m in METHODS]
@@ -53,6 +60,24 @@ def test_cells_read_as_people_write_them(results):
 def test_the_best_of_each_sparsity_is_marked_and_dense_is_not(results):
     best = [(row["label"], row["sparsity"]) for row in tables.rows(results) if row["best"]]
     assert best == [("GMP", sparsity) for sparsity in ("40 %", "70 %", "90 %", "95 %")]
+
+
+def test_nothing_is_marked_where_the_best_is_not_resolved_from_the_next(close):
+    means = tables.table(close).groupby("density")["top1"].max()
+    assert [top1("rigl", density, 1) for density in DENSITIES] == pytest.approx([means[d] for d in DENSITIES])
+    best = [(row["label"], row["sparsity"]) for row in tables.rows(close) if row["best"]]
+    assert best == [("rigl", "90 %"), ("rigl", "95 %")]
+    assert tables.markdown(close).count("| **") == tables.html(close).count("<b>") == 2
+
+
+def test_one_setting_alone_is_the_best_of_nothing(tmp_path):
+    asked = study(methods=("svite",))
+    assert not any(row["best"] for row in tables.rows(Results.read(write(tmp_path, asked), asked)))
+
+
+def test_settings_that_share_no_seed_are_not_told_apart(tmp_path):
+    asked = study(methods=("svite",), more=[setting("gmp", seeds=[7])], attention=False)
+    assert not any(row["best"] for row in tables.rows(Results.read(write(tmp_path, asked), asked)))
 
 
 def test_each_row_has_the_command_that_trains_it(results):
@@ -103,12 +128,13 @@ def test_saved_files_say_the_same(results, tmp_path):
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_paired_cells_are_bold_where_the_interval_leaves_out_zero(results):
+def test_paired_cells_are_bold_where_the_interval_leaves_out_zero(results, close):
     rows = {row["label"]: row["cells"] for row in tables.paired_rows(results, "SViTE")}
     assert set(rows) == {"SET", "GMP", "OMP", "Taylor"}
-    assert rows["GMP"][0]["difference"] == "+0.20"
-    assert not rows["GMP"][0]["clear"]
-    assert rows["GMP"][3]["clear"]
+    assert rows["GMP"][0] == {"difference": "+0.20", "interval": "+0.04 to +0.36", "clear": True}
+    (rigl,) = tables.paired_rows(close, "SViTE")
+    assert rigl["cells"][1] == {"difference": "+0.10", "interval": "−0.01 to +0.21", "clear": False}
+    assert rigl["cells"][3]["clear"]
 
 
 @pytest.mark.parametrize(("points", "text"), [(-0.5, "−0.50"), (0.004, "0.00"), (-0.004, "0.00"), (1.2, "+1.20")])
@@ -137,13 +163,14 @@ def test_a_readme_without_marks_is_left_alone(results, tmp_path):
     assert readme.read_text() == "# Title\n"
 
 
-def test_findings_follow_from_the_numbers(results):
+def test_findings_follow_from_the_numbers(results, close):
     facts = findings(results)
     assert facts["dense"]["mean"] == pytest.approx(97.2)
     assert [row["label"] for row in facts["best"]] == ["GMP"] * 4
     assert facts["best"][1]["against_dense"]["difference"] == pytest.approx(-1.2)
-    assert [row["state"] for row in duel(results, "GMP", "SViTE")] == ["level", "ahead", "ahead", "ahead"]
-    assert "GMP beats SViTE at 70 %, 90 % and 95 % sparsity; no difference is resolved at 40 %" in facts["verdict"]
+    assert [row["state"] for row in duel(results, "GMP", "SViTE")] == ["ahead"] * 4
+    assert facts["verdict"] == "GMP beats SViTE at every sparsity compared."
+    assert [row["state"] for row in duel(close, "rigl", "SViTE")] == ["level", "level", "ahead", "ahead"]
     near = {row["label"]: row["sparsity"] for row in facts["near"]}
     assert near == dict.fromkeys([LABELS[method] for method in METHODS], "40 %")
     assert {row["label"] for row in facts["itop"]} == {"SViTE", "SET"}

@@ -34,7 +34,17 @@ def test_masks_agree_on_all_ranks_without_being_sent(ranks, method):
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
     assert first["born"] == second["born"]
     assert first["changed"]
-    assert first["collectives"] == second["collectives"] == 0
+    sent = 2 if method == "s2vite" else 0  # the sums of its heads' outputs, at steps 4 and 8
+    assert first["collectives"] == second["collectives"] == sent
+
+
+@pytest.mark.parametrize(("how", "same"), [("ddp", "all"), ("compiled", "all"), ("accumulated", "of two")])
+def test_what_outputs_do_to_the_loss_is_the_mean_over_the_images_of_all_ranks(ranks, how, same):
+    first, second = (rank["heard"] for rank in ranks)
+    for name, scores in first[same].items():
+        assert torch.equal(first[how][name], second[how][name])
+        torch.testing.assert_close(first[how][name], scores, rtol=1e-3, atol=1e-6)
+        assert not torch.allclose(first["alone"][name], second["alone"][name], rtol=0.1)
 
 
 def test_each_rank_saw_other_images_and_averaged_its_gradients(ranks):

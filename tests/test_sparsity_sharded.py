@@ -117,6 +117,15 @@ def test_a_hooked_and_clipped_loop_is_that_of_whole_parameters(one, two):
         assert alike(rank["attached"], one["attached"])
 
 
+@pytest.mark.parametrize("how", ["heard", "heard apart"])
+def test_what_outputs_do_to_the_loss_is_the_mean_over_the_images_of_all_ranks(how, one, two):
+    for rank in two:
+        assert rank[how].keys() == one[how].keys() == {"blocks.0.attn.heads", "blocks.0.mlp.neurons"}
+        for name, scores in rank[how].items():
+            torch.testing.assert_close(scores, one[how][name], rtol=1e-8, atol=1e-12)
+            assert scores.min() > 0
+
+
 def test_a_copy_of_the_model_is_made_as_sparse_whether_whole_or_sharded(two):
     for rank in two:
         whole, sharded = rank["attached"]["copies"]

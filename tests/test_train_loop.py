@@ -176,13 +176,13 @@ def test_a_training_step_looks_at_dead_weights_only_when_it_must(images):
     counted = macs(made.plain_model)
     dense, masks = counted.total(), made.sparsifier.masks
     sparse = counted.total({name: float(mask.float().mean()) for name, mask in masks.items()})
-    cost = [made.spending.step(made.sparsifier, made.optimizer)]
+    cost = [made.spending.step(made.sparsifier, made.optimizer, 8)]
     made.sparsifier.step = 3
-    cost.append(made.spending.step(made.sparsifier, made.optimizer))
+    cost.append(made.spending.step(made.sparsifier, made.optimizer, 8))
     muon = loop_of(a_run("svite", optimizer="muon"), images)
-    cost.append(muon.spending.step(muon.sparsifier, muon.optimizer))
-    assert cost == [3 * sparse, 2 * sparse + dense, 2 * sparse + dense]
-    assert made.spending.step(None, made.optimizer) == 3 * dense
+    cost.append(muon.spending.step(muon.sparsifier, muon.optimizer, 8) - budget.products(muon.optimizer))
+    assert cost == [8 * 3 * sparse, 8 * (2 * sparse + dense), 8 * (2 * sparse + dense)]
+    assert made.spending.step(None, made.optimizer, 8) == 8 * 3 * dense
     assert sparse < 0.6 * dense
 
 
@@ -199,7 +199,7 @@ def test_masks_are_counted_once_a_topology_and_to_the_same_sum(method, images, m
         counted_anew = budget.Spending(macs(made.plain_model))
         with monkeypatch.context() as apart:
             apart.setattr(budget, "densities", count)
-            spent += 8 * counted_anew.step(made.sparsifier, made.optimizer)
+            spent += counted_anew.step(made.sparsifier, made.optimizer, 8)
     assert made.spent == spent
     assert len(made.sparsifier.updates) > 2
     assert len(topologies) - 1 <= len(counts) <= len(topologies) < made.steps

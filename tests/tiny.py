@@ -109,6 +109,10 @@ def made(method: str, model: nn.Module, density: float = 0.5, **arguments: objec
         return methods.omp(model, density, **arguments)
     if method == "s2vite":
         return methods.s2vite(model, density, density, STEPS, **{"interval": 4, **arguments})
+    if method == "acdc":
+        return methods.acdc(model, density, STEPS, **{"rounds": 3, **arguments})
+    if method == "isomorphic":
+        return methods.isomorphic(model, density, STEPS, **{"batches": 4, **arguments})
     if method == "taylor":
         return methods.taylor(model, density, STEPS, **{"batches": 4, "rounds": 3, **arguments})
     side = {"side": 4} if method == "block" else {}

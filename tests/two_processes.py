@@ -1,6 +1,7 @@
 """One of two processes of tests/test_sparsity_distributed.py: `python two_processes.py RANK FOLDER`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,6 +10,10 @@ from tiny import adamw, backward, batch, logits, made, vit
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+
+import svite
+from svite.methods import taylor
+from svite.sparsity.score import output_change
 
 STEPS = 10
 
@@ -96,12 +101,46 @@ def alone() -> dict:
     return dict(sparsifier.masks)
 
 
+def heard(rank: int) -> dict:
+    """The scores of heads and neurons, image by image: under DDP, of this rank's images alone, and of all in one."""
+    found = {"alone": scores(vit(), lambda model: loss_of(model, 0, rank).backward())}
+    found["all"] = scores(vit(), lambda model: backward(model, 0))
+    found["of two"] = scores(vit(), lambda model: [backward(model, step) for step in (1, 2)])
+    found["ddp"] = scores(vit(), lambda model: learn(DistributedDataParallel(model), rank))
+    found["compiled"] = scores(vit(), lambda model: learn(compiled(model), rank))
+    found["accumulated"] = scores(vit(), lambda model: accumulate(DistributedDataParallel(model), rank))
+    return found
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    torch.compiler.reset()  # what was compiled for an earlier model calls no hooks
+    return DistributedDataParallel(torch.compile(model, backend="eager"))
+
+
+def learn(model: nn.Module, rank: int) -> None:
+    loss_of(model, 0, rank).backward()
+
+
+def accumulate(model: nn.Module, rank: int) -> None:
+    with model.no_sync():
+        loss_of(model, 1, rank).backward()
+    loss_of(model, 2, rank).backward()
+
+
+def scores(model: nn.Module, train: Callable[[nn.Module], object]) -> dict:
+    sparsifier = taylor(model, 0.5, STEPS, cut=svite.structures, batches=1)
+    sparsifier.step = next(step for step in range(1, STEPS) if sparsifier.when(step))
+    train(model)
+    return {name: sparsifier.scoring.now(output_change, name, 0) for name in sparsifier.units}
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     counting = Counting()
     found = {method: explicit(method, rank, counting) for method in ("svite", "set", "taylor", "s2vite")}
     found |= {"attached": attached(rank), "alone": {name: mask.clone() for name, mask in alone().items()}}
+    found["heard"] = heard(rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

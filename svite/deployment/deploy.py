@@ -70,6 +70,8 @@ def _check(model: nn.Module, images: Tensor, weights: torch.dtype) -> None:
         raise ValueError(f"{type(model).__name__} is not timm's VisionTransformer, so it can't be deployed.")
     if any(isinstance(block, FusedBlocks) for block in model.blocks):
         raise ValueError("The model is deployed already; deploy the one that it was made of.")
+    if any(getattr(getattr(block, "selector", None), "proportional", False) for block in model.blocks):
+        raise ValueError("Fused blocks can't weigh tokens by their sizes; merge with proportional=False to deploy.")
     refuse_elsewhere(model, "svite.deploy")
     if not len(images):
         raise ValueError("There are no images to measure on; pass a batch as it will be served.")

@@ -4,9 +4,12 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 
+from svite.methods.acdc import acdc
 from svite.methods.block import block
 from svite.methods.gmp import gmp
+from svite.methods.granet import granet
 from svite.methods.group import group
+from svite.methods.isomorphic import isomorphic
 from svite.methods.l1 import l1
 from svite.methods.layer import layer
 from svite.methods.nm import nm
@@ -23,9 +26,12 @@ from svite.methods.vtp import vtp
 from svite.sparsity.sparsifier import Sparsifier
 
 __all__ = [
+    "acdc",
     "block",
     "gmp",
+    "granet",
     "group",
+    "isomorphic",
     "l1",
     "layer",
     "nm",

@@ -30,7 +30,7 @@ def svite(
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Sparsifier:
-    """Start random and sparse; drop by magnitude, grow by gradient, explore widely (arXiv 2106.04533, section 3.1).
+    """Start random and sparse; drop by magnitude, grow by gradient (arXiv 2106.04533, section 3.1).
 
     The drop fraction is alpha/2 (1 + cos(pi t / T_end)) with alpha = 0.5 and T_end = 0.8 of training. DeiT-Small at
     half density is to reach 79.7 % top-1 on ImageNet-1k (dense: 79.9 %).

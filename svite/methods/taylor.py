@@ -9,6 +9,7 @@ from svite.sparsity.layers import Cutting, elements
 from svite.sparsity.pool import Allocation, global_allocation
 from svite.sparsity.rule import Prune
 from svite.sparsity.schedule import every, linear
+from svite.sparsity.score import output_change
 from svite.sparsity.score import taylor as squared_change
 from svite.sparsity.sparsifier import Sparsifier
 
@@ -26,6 +27,9 @@ def taylor(
     layers: Sequence[str] | None = None,
 ) -> Sparsifier:
     """Prune a trained model in `rounds` cuts by (w dL/dw)^2, averaged over batches (arXiv 1906.10771, section 3).
+
+    Heads and neurons go by what the loss would change without their output, to first order: |output times gradient|,
+    summed over an image's positions and averaged over images (arXiv 2106.04533, section 3.2, 1611.06440, section 2.2).
 
     Training goes on between the cuts: the score is gathered from the gradients of the next `batches` steps, and the
     density goes down in equal parts. The last cut is made `rounds * batches` steps from now, and no later than halfway.
@@ -48,9 +52,11 @@ def taylor(
     rounds = min(rounds, half)
     batches = min(batches, half // rounds)
     last = batches * rounds
+    units = cut(model, layers)
+    score = output_change if all(unit.reader for unit in units) else squared_change
     return Sparsifier(
         model,
-        pool(cut(model, layers), density),
-        Prune(squared_change, linear(0.0, 1.0, end=last), batches),
+        pool(units, density),
+        Prune(score, linear(0.0, 1.0, end=last), batches),
         every(batches, until=last),
     )

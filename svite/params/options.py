@@ -25,6 +25,7 @@ FUNCTIONS = {  # arguments that are functions go by name, beside whatever else t
     "pool": {
         "uniform": "svite.sparsity.pool.uniform",
         "global": "svite.sparsity.pool.global_allocation",
+        "isomorphic": "svite.sparsity.pool.isomorphic",
         "with_branches": "svite.sparsity.pool.with_branches",
         "erk": "svite.sparsity.pool.erk",
     },

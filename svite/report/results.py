@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from svite.params.run import DENSE
 from svite.params.study import Planned, Study, load
-from svite.report.compare import compare
+from svite.report.compare import compare, leaders
 from svite.report.style import Look, looks
 
 Arrays = dict[str, np.ndarray]
@@ -92,13 +92,19 @@ class Results:
     def paired(self) -> pd.DataFrame:
         """A setting minus another at a density: points of top-1, with a 95 % interval."""
         runs = pd.concat([self.runs, self.structured], ignore_index=True)
-        return compare(runs, self._right(runs["key"]), self.study.baseline, self.study.reference)
+        return compare(runs, self._right, self.study.baseline, self.study.reference)
 
-    def _right(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
-        """Which test images each run got right."""
+    @cached_property
+    def leaders(self) -> dict[float, str]:
+        """The setting of single weights with the highest mean at a density, where it is resolved from the next."""
+        return leaders(self.of(*self.labels), self._right)
+
+    @cached_property
+    def _right(self) -> dict[str, np.ndarray]:
+        """Which test images each run of `runs` and `structured` got right."""
         labels = self.test["labels"]
         right = {}
-        for key in keys:
+        for key in [*self.runs["key"], *self.structured["key"]]:
             best = self.arrays(key)["predictions"][:, 0]
             if best.shape != labels.shape:
                 raise ValueError(f"{key} was tested on other images: `dvc repro evaluate@{key}` tests it again.")

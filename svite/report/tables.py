@@ -22,7 +22,8 @@ COLUMNS = {
 }  # fmt: skip
 MARKS = ("<!-- results -->", "<!-- /results -->")
 NOTE = (
-    "Test accuracy after the last epoch, mean{spread} over {seeds}; the highest mean at a sparsity in bold. "
+    "Test accuracy after the last epoch, mean{spread} over {seeds}; the highest mean at a sparsity in bold where its "
+    "paired difference to the next is resolved. "
     "Training cost: operations relative to the dense run, dense pre-training included."
 )
 
@@ -50,7 +51,6 @@ def _ranks(results: Results) -> dict[str, int]:
 def rows(results: Results) -> list[dict[str, Any]]:
     """The table as people read it: text in each cell, and what HTML and the report mark it with."""
     frame = table(results)
-    best = frame.groupby("density")["top1"].transform("max")
     groups = results.runs.groupby(["label", "density"])
     return [
         {
@@ -61,10 +61,10 @@ def rows(results: Results) -> list[dict[str, Any]]:
             "top1": spread(row.top1, row.top1_std),
             "top5": spread(row.top5, row.top5_std),
             "cost": f"{row.cost:.2f}×",
-            "best": bool(row.label != results.study.baseline and abs(row.top1 - top) < 1e-9),
+            "best": results.leaders.get(row.density) == row.label,
             "command": command(groups.get_group((row.label, row.density))),
         }
-        for row, top in zip(frame.itertuples(), best, strict=True)
+        for row in frame.itertuples()
     ]
 
 

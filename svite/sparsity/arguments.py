@@ -71,14 +71,14 @@ def _patterns(value: object) -> bool:
 
 _MUST: dict[str, tuple[Callable[[object], bool], str]] = {
     "model": (lambda value: isinstance(value, nn.Module), "be a torch.nn.Module"),
-    **dict.fromkeys(("density", "keep", "heads", "neurons"), (_kept, "lie above 0 and at most at 1")),
-    **dict.fromkeys(("fraction", "begin", "until", "progress"), (_share, "lie between 0 and 1")),
+    **dict.fromkeys(("density", "initial", "keep", "heads", "neurons"), (_kept, "lie above 0 and at most at 1")),
+    **dict.fromkeys(("fraction", "begin", "until", "progress", "salient"), (_share, "lie between 0 and 1")),
     **dict.fromkeys(
-        ("steps", "interval", "batches", "rounds", "side", "m"),
+        ("steps", "interval", "batches", "batch", "rounds", "side", "block", "m", "r"),
         (lambda value: _whole(value, 1), "be a whole number of at least 1"),
     ),
     **dict.fromkeys(("start", "stop"), (lambda value: _number(value, 0) and value > 0, "be a number above 0")),
-    "strength": (lambda value: _number(value, 0), "be a number, and not below 0"),
+    **dict.fromkeys(("strength", "damping"), (lambda value: _number(value, 0), "be a number, and not below 0")),
     "seed": (_whole, "be a whole number"),
     "paper": (lambda value: isinstance(value, bool), "be True or False"),
     "at": (_places, "be the number of a block, or several, (3, 6, 9) say, or a function from the depth to these"),

@@ -51,6 +51,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         self.sparsifier.attachment, self.sparsifier.reinitialises = None, False
+        self.sparsifier.scoring.outputs.remove()
 
     def end_step(self) -> None:
         """Count a step of which only some optimizers' parts were taken; its weights are masked."""

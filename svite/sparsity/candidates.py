@@ -25,8 +25,8 @@ class Reinitialising(Protocol):
     weights: Mapping[str, Tensor]
     reinitialises: bool
 
-    def reinitialise_candidates(self, model: nn.Module) -> None:
-        """Before a forward pass of the model that trains."""
+    def before_forward(self, model: nn.Module) -> None:
+        """Before a forward pass with gradients."""
 
 
 @torch.no_grad()
@@ -71,8 +71,8 @@ class BeforeForward:
     @torch.compiler.disable  # it draws numbers, which a compiler can't follow; the model's own code is compiled
     def __call__(self, model: nn.Module, _: tuple) -> None:
         sparsifier = self.sparsifier
-        if sparsifier and model.training and torch.is_grad_enabled():
-            sparsifier.reinitialise_candidates(model)
+        if sparsifier and torch.is_grad_enabled():
+            sparsifier.before_forward(model)
 
     def __reduce__(self) -> tuple:
         return BeforeForward, ()

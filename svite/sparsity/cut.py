@@ -92,16 +92,21 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """One weight, or several that share a fate, with the cut of each part; `arenas` x `members` of them."""
+    """One weight, or several that share a fate, with the cut of each part; `arenas` x `members` of them.
+
+    `reader` names the module whose input is the members' outputs, one after the other and equally wide, if there is
+    one; the last part is its weight.
+    """
 
     name: str
     parts: tuple[Part, ...]
     shape: torch.Size
     arenas: int
     members: int
+    reader: str = ""
 
     @classmethod
-    def of(cls, name: str, parts: Iterable[Part], weights: Mapping[str, Tensor]) -> "Unit":
+    def of(cls, name: str, parts: Iterable[Part], weights: Mapping[str, Tensor], reader: str = "") -> "Unit":
         """Bind the parts to a model's weights; the first part's shape stands for the unit's.
 
         Raises ValueError naming a weight that is tied to one of another name.
@@ -112,7 +117,7 @@ class Unit:
             raise ValueError(f"{tied[0]} is tied to another parameter; its members can't be pruned by themselves.")
         first = parts[0]
         arenas, members = first.cut.gather(torch.empty(weights[first.name].shape, device="meta")).shape
-        return cls(name, parts, weights[first.name].shape, arenas, members)
+        return cls(name, parts, weights[first.name].shape, arenas, members, reader)
 
     @property
     def is_structure(self) -> bool:

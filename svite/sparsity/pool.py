@@ -64,10 +64,26 @@ def global_allocation(units: Sequence[Unit], density: float) -> list[Pool]:
     several = [unit.name for unit in units if unit.arenas > 1]
     if several:
         raise ValueError(f"{several[0]} is cut into arenas; its members can't compete with those of other layers.")
-    kinds: dict[str, list[Unit]] = {}
+    return _grouped(units, density, lambda unit: unit.kind)
+
+
+def isomorphic(units: Sequence[Unit], density: float) -> list[Pool]:
+    """One pool of all heads, or neurons, of the same form: as wide, and reading as many features (arXiv 2407.04616).
+
+    Raises ValueError for units whose members are no whole heads or neurons.
+    """
+    check(density=density)
+    single = [unit.name for unit in units if not unit.is_structure]
+    if single:
+        raise ValueError(f"{single[0]} has single weights for members; heads and neurons have a form to compare.")
+    return _grouped(units, density, lambda unit: (unit.kind, unit.shape[0] // unit.members, *unit.shape[1:]))
+
+
+def _grouped(units: Sequence[Unit], density: float, form: Callable[[Unit], object]) -> list[Pool]:
+    groups: dict[object, list[Unit]] = {}
     for unit in units:
-        kinds.setdefault(unit.kind, []).append(unit)
-    return _filled([Pool(tuple(members), density) for members in kinds.values()])
+        groups.setdefault(form(unit), []).append(unit)
+    return _filled([Pool(tuple(members), density) for members in groups.values()])
 
 
 def with_branches(units: Sequence[Unit], density: float) -> list[Pool]:

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
 
 from svite.sparsity.arguments import check
 
@@ -63,6 +64,15 @@ def cubic(start: float, stop: float, end: int, begin: int = 0) -> Schedule:
     return lambda step: stop + (start - stop) * (1 - _progress(step, begin, end)) ** 3
 
 
+def alternating(switches: Sequence[int]) -> Schedule:
+    """0 before the first of these steps, which are in order, 1 from there to the second, and so on.
+
+    >>> [alternating([2, 4, 5])(step) for step in range(7)]
+    [0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    """
+    return lambda step: float(bisect_right(switches, step) % 2)
+
+
 def every(interval: int, until: int) -> Trigger:
     """True at `interval` and each `interval` steps after it, up to `until`.
 
@@ -83,6 +93,11 @@ def ending(interval: int, last: int, begin: int = 1) -> Trigger:
     """
     check(interval=interval)
     return lambda step: begin <= step <= last and (last - step) % interval == 0
+
+
+def among(steps: Collection[int]) -> Trigger:
+    """True at these steps."""
+    return lambda step: step in steps
 
 
 def once(step: int = 0) -> Trigger:

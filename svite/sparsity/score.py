@@ -44,7 +44,9 @@ def taylor(seen: Evidence) -> Float[Tensor, "*weight"]:
 def output_change(seen: Evidence) -> Float[Tensor, "*weight"]:
     """w dL/dw of outgoing weights: summed over a member, what the loss changes when its output goes, to first order.
 
-    For a head it is the sum of output times gradient of arXiv 1905.10650, equation 2, over a batch, not image by image.
+    It is the output times its gradient, summed over a batch, in which images cancel. Arxiv 2106.04533, section 3.2, and
+    1905.10650, equation 2, take the mean over images of the absolute value, and so does `svite.sparsity.scoring`
+    wherever a unit has a `reader`; only units without one are scored by the batch's sum.
     """
     return seen.weight * seen.gradient if seen.outgoing else torch.zeros_like(seen.weight)
 
@@ -56,3 +58,4 @@ def random(seen: Evidence) -> Float[Tensor, "*weight"]:
 
 
 NEEDS_GRADIENT = frozenset({gradient, saliency, taylor, output_change})
+IMAGE_BY_IMAGE = frozenset({output_change})

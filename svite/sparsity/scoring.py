@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from svite.sparsity.living import Living
-from svite.sparsity.score import NEEDS_GRADIENT, Evidence, Score
+from svite.sparsity.outputs import Outputs
+from svite.sparsity.score import IMAGE_BY_IMAGE, NEEDS_GRADIENT, Evidence, Score
 from svite.sparsity.sharded import dealt, full_tensor
 
 
@@ -37,13 +39,15 @@ class Scoring:
     """
 
     def __init__(self, living: Living, seed: int) -> None:
-        self.living, self.seed = living, seed
+        self.living, self.seed, self.outputs = living, seed, Outputs()
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._batches = 0
 
     @torch.no_grad()
     def now(self, score: Score, unit: str, step: int) -> Float[Tensor, "arena member"]:
-        """The score of a unit's members from its present weights and gradients."""
+        """The score of a unit's members from its present weights and gradients, and from outputs that were heard."""
+        if score in IMAGE_BY_IMAGE and unit in self.outputs.listeners:
+            return self.outputs.change(self.living.units[unit], self.living.units, self.living.weights)
         values = {}
         for part in self.living.units[unit].parts:
             weight, generator = self.living.weights[part.name], seeded(self.seed, step, part.name)
@@ -76,6 +80,11 @@ class Scoring:
 
     def _dealt(self, unit: str, members: Float[Tensor, "arena member"]) -> Float[Tensor, "arena member"]:
         return dealt(members, self.living.weights[self.living.units[unit].parts[0].name])
+
+    def follow_outputs(self) -> None:
+        """Listen to the units, of all that live, whose outputs a score is of."""
+        asked = [pool.units for pool, rule in self.living.contests if not IMAGE_BY_IMAGE.isdisjoint(rule.scores)]
+        self.outputs.follow(self.living.model, chain.from_iterable(asked), self.living.weights)
 
     def forget(self) -> None:
         """Start the averages anew."""

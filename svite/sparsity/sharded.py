@@ -6,6 +6,7 @@ are gathered one weight at a time. On plain tensors every function here is the i
 
 from collections.abc import Iterable
 
+import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.distributed.fsdp import FlatParameter, FSDPModule
@@ -44,6 +45,18 @@ def dealt(members: Shaped[Tensor, "arena member"], parameter: Shaped[Tensor, "..
     longer = Shard(int(members.shape[1] > members.shape[0]))
     mesh = parameter.device_mesh
     return distribute_tensor(members, mesh, [longer] * mesh.ndim, src_data_rank=None)
+
+
+def averaged(
+    values: Shaped[Tensor, "..."], parameter: Shaped[Tensor, "..."], group: dist.ProcessGroup | None
+) -> Shaped[Tensor, "..."]:
+    """The mean over the ranks that train `parameter`: those that its shards lie on, else those of DDP's group."""
+    mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+    groups = [mesh.get_group(axis) for axis in range(mesh.ndim)] if mesh else [group] if group else []
+    for each in groups:
+        dist.all_reduce(values, group=each)
+        values /= dist.get_world_size(each)
+    return values
 
 
 def at_rest(model: nn.Module) -> None:

@@ -85,6 +85,7 @@ class Sparsifier(Living):
         self.followers: list[candidates.BeforeForward] = []  # hooks of the model that ask this sparsifier
         self.reinitialises, self._reinitialised = True, ()  # whether at all, and the versions that this left
         self.scoring = Scoring(self, seed)
+        self.scoring.follow_outputs()
         start = topology.first(self.contests, self.scoring)
         if when(0):
             start = topology.selected(self.contests, self.scoring, start, 0)
@@ -96,7 +97,7 @@ class Sparsifier(Living):
     def _reinitialise_before_forward(self) -> None:
         for handle in self._before_forward:
             handle.remove()
-        if self.candidates:
+        if self.candidates or self.scoring.outputs.listeners:
             self.followers.append(candidates.BeforeForward(self))
             self._before_forward = (self.model.register_forward_pre_hook(self.followers[-1], prepend=True),)
 
@@ -108,6 +109,7 @@ class Sparsifier(Living):
         vars(copy).update(deepcopy(own, memo), attachment=None, _watched={})
         for follower in copy.followers:
             follower.sparsifier = copy
+        copy.scoring.outputs.go_on_as(self.scoring.outputs)
         if self.attachment:
             copy.attach(*deepcopy(self.attachment.optimizers, memo)).go_on_as(self.attachment, memo)
         return copy
@@ -190,7 +192,7 @@ class Sparsifier(Living):
         self.watch(*optimizers)
         tell_of_loaded(self._watched, self._restored)
         self._stepped = False
-        scored = self._is_scoring_step and self.scoring.gradients_are_finite()
+        scored = self._is_scoring_step and self.scoring.gradients_are_finite() and self._heard()
         if scored:
             self._let_rest()
             if self.batches > 1:
@@ -199,7 +201,17 @@ class Sparsifier(Living):
             self._pending = True  # until it is done
             if scored and can_grow:
                 self._update(optimizers)
+        self.scoring.outputs.forget()
         self.mask_gradients(optimizers)
+
+    def _heard(self) -> bool:
+        """Whether outputs were listened to; a step whose forward pass came first is not scored, and the next one is."""
+        heard = self.scoring.outputs.asked or not self.scoring.outputs.listeners
+        if not heard and self._pending:
+            raise ValueError(
+                "No forward pass of the model was seen, which scores need; call the model, not its methods."
+            )
+        return heard
 
     def mask_gradients(self, optimizers: Sequence[Optimizer]) -> None:
         """Make dead gradients exactly zero, where these optimizers get them so."""
@@ -234,9 +246,11 @@ class Sparsifier(Living):
         parts = [(unit.is_structure, part.name) for unit in self.units.values() for part in unit.parts]
         return [name for whole, name in parts if whole or id(self.weights[name]) not in mixed]
 
-    def reinitialise_candidates(self, model: nn.Module) -> None:
-        """Before the first forward pass of a step that is scored: new incoming weights for dead heads and neurons."""
-        if self.reinitialises and self._is_scoring_step and self._reinitialised != self._versions():
+    def before_forward(self, model: nn.Module) -> None:
+        """In a step that is scored: outputs are listened to, and dead heads and neurons get new incoming weights."""
+        scored = self.reinitialises and self._is_scoring_step
+        self.scoring.outputs.listen(scored, self.alive)
+        if scored and model.training and self._reinitialised != self._versions():
             now = self._now
             update = next((step for step in range(now, now + self.batches) if self.when(step)), now)
             at_rest(model)
@@ -259,6 +273,8 @@ class Sparsifier(Living):
         begun = [owner for owner in owners(inner) if isinstance(owner, Sparsifier) and owner._begun > self._built]
         others = [other for other in (*begun, *attached_to(self.weights.values())) if other is not self]
         refuse_shared(self.weights, [other.weights for other in dict.fromkeys(others)])
+        if not self.reinitialises:
+            self.scoring.follow_outputs()
         self.reinitialises = True
         if inner == list(self._watched):
             return
@@ -312,12 +328,14 @@ class Sparsifier(Living):
         if other:
             self.followers.clear()  # they are hooks of the model that was
             self._reinitialise_before_forward()
+        self.scoring.follow_outputs()
         return said
 
     def _let_go(self, dropped: Collection[str]) -> None:
         self._refuse_attached()
         super()._let_go(dropped)
         self.scoring.forget()
+        self.scoring.follow_outputs()
 
     # Going on later
 
@@ -354,6 +372,7 @@ class Sparsifier(Living):
         """As `load_state_dict`, but for the weights, which the same checkpoint brings along, sooner or later."""
         self.refuse_other(state)
         self._restored, self._begun, self._stepped, self._reinitialised = True, 0, False, ()
+        self.scoring.outputs.forget()
         if self.attachment:
             self.attachment.forget_step()
         self.step, self._pending = state["step"], state["pending"]

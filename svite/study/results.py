@@ -20,6 +20,8 @@ from svite.sparsity.history import Update
 from svite.sparsity.sparsifier import Sparsifier
 from svite.study.compact import finished
 from svite.study.outputs import exclusive, outputs
+from svite.train.budget import Spending
+from svite.train.builders import make_optimizer
 from svite.train.checkpoint import discard
 from svite.train.loop import Loop, Trained
 from svite.train.models import build, load_model, save_model
@@ -127,10 +129,17 @@ def dense_macs(run: Run) -> float:
     return macs(build(run.model)).total()
 
 
+def dense_step(run: Run) -> float:
+    """Multiply-accumulates of a dense training step of the run's batch, with the run's optimizer."""
+    model = build(run.model)
+    return Spending(macs(model)).step(None, make_optimizer(model, run.recipe), run.recipe.batch)
+
+
 def measured(trained: Trained, small: nn.Module, masked: Masked | None, before: int) -> dict[str, Any]:
     """The numbers of a run: accuracy on validation images, size, and cost with the dense pre-training included."""
     run, last = trained.run, trained.epochs[-1]
-    dense, charged = dense_macs(run), trained.images + before
+    dense, charged, batch = dense_macs(run), trained.images + before, run.recipe.batch
+    step = dense_step(run)
     dead = sum(int((~alive).sum()) for alive in masked.masks.values()) if masked else 0
     return {
         "method": run.method,
@@ -146,7 +155,7 @@ def measured(trained: Trained, small: nn.Module, masked: Masked | None, before: 
         "images_charged": charged,
         "forward_macs": dense,
         "macs": macs(small).total(),
-        "training_cost": (trained.macs + 3 * dense * before) / (3 * dense * charged),
+        "training_cost": (trained.macs + step * before / batch) / (step * charged / batch),
     }
 
 

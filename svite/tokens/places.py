@@ -5,6 +5,15 @@ from collections.abc import Callable, Sequence
 Places = Callable[[int], Sequence[int]]
 
 
+def later(depth: int) -> tuple[int, ...]:
+    """All blocks but the first, as in ToMe (arXiv 2210.09461), but for its last.
+
+    >>> later(4)
+    (1, 2, 3)
+    """
+    return tuple(range(1, depth))
+
+
 def quarters(depth: int) -> tuple[int, ...]:
     """After a quarter, a half and three quarters of the blocks, as in DynamicViT (arXiv 2106.02034).
 

@@ -21,7 +21,7 @@ from svite.tokens.scorer import Learned, Scorer
 from svite.vit.intermediates import without_intermediates
 from svite.vit.opaque import refuse_opaque
 
-_NO_MAPS = (
+NO_MAPS = (
     "A model that removes tokens has no feature maps, for patches are missing in them; take them of a model without "
     "selectors, and from svite.tokens.kept which patches are left in this one."
 )
@@ -119,12 +119,12 @@ def select(
         block.selector = selector.train(block.training)
         # The handle travels with a pickle, and keeps the process that loads it from giving its number to another hook.
         selector.hook = block.register_forward_pre_hook(_selected, with_kwargs=True)
-    without_intermediates(model, _NO_MAPS)
+    without_intermediates(model, NO_MAPS)
     return model
 
 
-def checked_selection(model: nn.Module, keep: float, at: int | Sequence[int] | Places) -> list[int]:
-    """The blocks of a selection; ValueError as `select` raises it, but for what only its scorer can tell."""
+def checked_blocks(model: nn.Module, at: int | Sequence[int] | Places) -> list[int]:
+    """The numbers of blocks that tokens leave before; ValueError for another model, and for those it doesn't have."""
     if not isinstance(model, VisionTransformer):
         raise ValueError(
             f"{type(model).__name__} is not timm's VisionTransformer; tokens can be removed from no model that cares "
@@ -132,7 +132,7 @@ def checked_selection(model: nn.Module, keep: float, at: int | Sequence[int] | P
         )
     refuse_sharded(model, "a selector's")
     refuse_opaque(model, "svite.tokens.select")
-    check(keep=keep, at=at)
+    check(at=at)
     depth = len(model.blocks)
     at = at(depth) if callable(at) else at
     check(at=at)
@@ -141,6 +141,15 @@ def checked_selection(model: nn.Module, keep: float, at: int | Sequence[int] | P
     if absent or not blocks:
         named = f"block {', '.join(absent)}" if absent else "no block"
         raise ValueError(f"`at` names {named}; the model has blocks 0 to {depth - 1}.")
+    return blocks
+
+
+def checked_selection(model: nn.Module, keep: float, at: int | Sequence[int] | Places) -> list[int]:
+    """The blocks of a selection; ValueError as `select` raises it, but for what only its scorer can tell."""
+    blocks = checked_blocks(model, at)
+    check(keep=keep)
+    if any(not isinstance(block.selector, Selector) for block in model.blocks if hasattr(block, "selector")):
+        raise ValueError("The model merges tokens, and sizes would not follow what is removed; select in another.")
     keeps = {index: block.selector.keep for index, block in enumerate(model.blocks) if hasattr(block, "selector")}
     for index in blocks:
         if index in keeps:

@@ -125,7 +125,7 @@ class Loop:
             )
         self._update()
         self.loss_sum += self.loss
-        self.spent += self.recipe.batch * self.spending.step(self.sparsifier, self.optimizer)
+        self.spent += self.spending.step(self.sparsifier, self.optimizer, self.recipe.batch)
         self.step += 1
 
     def _backward(self, images: Pixels, labels: Labels) -> Float[Tensor, ""]:

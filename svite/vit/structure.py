@@ -68,7 +68,11 @@ def _units(
             weight_of(f"{layer}.{child}", linear, "weight")
             weight_of(f"{layer}.{child}", linear, "bias")
     weights = named_parameters(model)
-    return [Unit.of(f"{name}.{what}", parts(name, found[name]), weights) for name in found if name in chosen]
+    return [
+        Unit.of(f"{name}.{what}", parts(name, found[name]), weights, reader=f"{name}.{list(_linears(layer))[-1]}")
+        for name, layer in found.items()
+        if name in chosen
+    ]
 
 
 def _linears(layer: Attention | Mlp) -> dict[str, nn.Module]:
