@@ -20,6 +20,7 @@ from benchmarks import (
     loading,
     loops,
     memory,
+    outputs,
     peers,
     peers_runtime,
     scale,
@@ -175,6 +176,7 @@ def test_the_command_writes_every_claim(tmp_path, monkeypatch, capsys):
     kept += [(None, loops.EQUAL), (loops.SPARSE, None), (None, None), (1.0, None), (None, None), (None, scaling.FLOOR)]
     large = [memory.BOUND] * 2 + [None, None, scale.UPDATE_SECONDS, None, None, None]
     kept += [(bound, None) for bound in large]
+    kept += [(bound, None) for _, bound in outputs.CUTS.values()]
     assert ends == kept
     assert [claim["part"] for claim in result["claims"]] == sorted(
         (claim["part"] for claim in result["claims"]), key=__main__.PARTS.index
