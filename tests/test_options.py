@@ -13,7 +13,7 @@ from tiny_runs import a_run
 from svite import methods
 from svite.params import options
 from svite.params.recipe import read
-from svite.params.run import METHODS, Run, Training, key
+from svite.params.run import Run, Training, key
 from svite.sparsity import layers, pool, schedule
 from svite.tokens import places
 from svite.train import builders
@@ -37,12 +37,12 @@ def run_of(method: str, given: dict[str, Any], density: float = 0.7) -> Run:
 
 
 def every() -> list[tuple[str, str]]:
-    named = [(method, name) for method in METHODS for name in options.arguments(method)]
+    named = [(method, name) for method in methods.__all__ for name in options.arguments(method)]
     return [(method, name) for method, name in named if name not in options.OF_THE_RUN]
 
 
 def test_arguments_are_those_of_the_signature():
-    for method in METHODS:
+    for method in methods.__all__:
         taken = inspect.signature(getattr(methods, method)).parameters
         assert [*options.arguments(method)] == [*taken]
         needed = [name for name in taken if name in options.SHARES and taken[name].default is inspect.Parameter.empty]
