@@ -26,8 +26,8 @@ def topology(results: Results) -> Figure:
         _lines(below, updates[updates["label"] == label], "itop", results.densities)
         above.set_title(label)
         below.set_xlabel("Training steps done (%)")
-    axes[0, 0].set_ylabel("Churn (grown / active)")
-    axes[1, 0].set_ylabel("ITOP rate (ever active)")
+    axes[0, 0].set_ylabel("Churn")
+    axes[1, 0].set_ylabel("ITOP rate")
     key(fig, axes[0])
     return fig
 
