@@ -75,6 +75,17 @@ def test_progress_says_how_much_is_left(project):
     assert [f"[{n}/5]" in out for n in range(1, 6)] == [True] * 5
 
 
+def test_one_short_stage_says_little_about_the_pace(monkeypatch):
+    monkeypatch.chdir(toy.ROOT)
+    progress = pipeline.Remaining(jobs=2)
+    progress.plan({"notebooks", *(f"train@{number}" for number in range(100))})
+    progress.done("notebooks", spent=10)  # of one second
+    assert str(progress) == "about 43 min left"
+    for number in range(80):
+        progress.done(f"train@{number}", spent=90)  # of 45
+    assert str(progress) == "about 15 min left"
+
+
 def test_runs_of_a_matrix_run_side_by_side(project):
     with toy.start(project, "repro", "--jobs", "3", NAP="4") as process:
         deadline, most = time.monotonic() + 60, 0

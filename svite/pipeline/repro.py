@@ -24,6 +24,7 @@ from svite.pipeline.orphans import die_with_parent
 
 EPOCH = re.compile(r"epoch +(\d+)/(\d+)")
 SHOWN = 5  # stages that are named in one line
+SETTLED = 60.0  # seconds of work after which the pace of this machine counts more than what dvc.yaml says
 
 
 # ---- asking DVC ---------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ class Remaining:
     def __init__(self, jobs: int) -> None:
         self.guesses, self.jobs, self.finished = seconds(), jobs, 0
         self.left: dict[str, float] = {}  # stage -> the fraction of it that is still to do
-        self.expected = self.spent = 1e-9
+        self.expected = self.spent = SETTLED
 
     def guess(self, stage: str) -> float:
         """Seconds that the stage should take."""
